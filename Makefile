@@ -71,7 +71,7 @@ constraints: ## Resolve all versions in a fresh environment and write constraint
 	grep '^torch==' constraints.txt > .venv.constraints/torch.txt
 	.venv.constraints/bin/python -m pip install --disable-pip-version-check --quiet -c .venv.constraints/torch.txt -e '.[$(EXTRAS)]'
 	{ grep '^#' constraints.txt; \
-	  .venv.constraints/bin/python -m pip freeze --exclude-editable | grep -v ' @ ' | sed -E 's/\+[a-z0-9.]+$$//'; \
+	  .venv.constraints/bin/python -m pip freeze --all --exclude-editable | grep -vE ' @ |^pip==' | sed -E 's/\+[a-z0-9.]+$$//'; \
 	} > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 	rm -rf .venv.constraints
