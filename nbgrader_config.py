@@ -46,6 +46,10 @@ c.ClearSolutions.text_stub = "*Write your answer here.*"
 # Seconds a cell may take. The longest experiment takes well under two minutes on two cores.
 c.Execute.timeout = 300
 c.Execute.startup_timeout = 120
+c.Execute.extra_arguments = [
+    "--HistoryManager.hist_file=:memory:",
+    "--IPKernelApp.log_level=ERROR",  # not a warning about local TCP for every notebook
+]
 # A warning or a progress bar on stderr must not cost points.
 c.IgnorePattern.enabled = True
 c.IgnorePattern.pattern = r"(?s).*"

@@ -60,17 +60,10 @@ def source_notebooks(root):
     return sources
 
 
-def course_config(root, work, **directories):
-    """The course's nbgrader configuration, with everything that is written going under `work`.
-
-    directories: nbgrader's directory names to set (`submitted_directory=...`).
-    """
-    root, work = Path(root).resolve(), Path(work).resolve()
-    config = PyFileConfigLoader(CONFIG_FILE, path=str(root)).load_config()
-    config.CourseDirectory.root = str(root)
-    config.CourseDirectory.db_url = f"sqlite:///{work / 'gradebook.db'}"
-    for name, folder in directories.items():
-        config.CourseDirectory[name] = str(folder)
+def course_config(root, work):
+    """The configuration of the course at `root`, made to work in the folder `work` instead."""
+    config = PyFileConfigLoader(CONFIG_FILE, path=str(Path(root).resolve())).load_config()
+    config.CourseDirectory.root = str(Path(work).resolve())
     return config
 
 
@@ -126,26 +119,30 @@ def run_converter(converter_class, config, assignment, student="*"):
             ) from error
 
 
-def generate(root, work):
-    """Generate every student notebook under `work`/notebooks, with a gradebook beside it.
+def generate(root, work, names=None):
+    """Generate student notebooks under `work`/notebooks, with a gradebook beside it.
 
-    Returns the generated files. `work` must be empty or hold an earlier generation.
+    names: the notebooks to generate; all of them when None.
+    Returns the generated files. `work` gets a copy of the sources, so that nbgrader can treat it
+    as the course.
     Raises ReleaseError, with a sentence for each thing that is wrong, when a source is refused or
     a result would leak.
     """
     root, work = Path(root), Path(work)
-    sources = source_notebooks(root)
+    sources = [path for path in source_notebooks(root) if names is None or path.stem in names]
     problems = [problem for source in sources for problem in check_source(source)]
     if problems:
         raise ReleaseError("\n".join(problems))
-    release = work / "notebooks"
-    config = course_config(root, work, release_directory=release)
+    config = course_config(root, work)
     for source in sources:
+        copy = work / "solutions" / source.stem / source.name
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(source, copy)
         run_converter(GenerateAssignment, config, source.stem, student=".")
-    leaks = scan_release(root / "solutions", release)
+    leaks = scan_release(work / "solutions", work / "notebooks")
     if leaks:
         raise ReleaseError("\n".join(map(str, leaks)))
-    return [release / source.stem / source.name for source in sources]
+    return [work / "notebooks" / source.stem / source.name for source in sources]
 
 
 def release(root):
