@@ -11,7 +11,7 @@ CELL_TIMEOUT ?= 120
 
 RUN   := $(VENV)/bin/python
 STAMP := $(VENV)/.course-installed
-NBVAL := --nbval solutions --nbval-sanitize-with tests/sanitize.cfg \
+NBVAL := --nbval solutions --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
          --nbval-cell-timeout=$(CELL_TIMEOUT) -n $(WORKERS) --dist loadscope
 # One thread a process: two workers on two cores, and sums that come out the same everywhere.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \

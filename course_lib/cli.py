@@ -42,7 +42,7 @@ def command(function):
             return function(*args, **kwargs)
         except ModuleNotFoundError as error:
             _fail(f"{error.name} is not installed. Run: python -m course_lib doctor")
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             _fail(_sentence(error))
         except KeyboardInterrupt:
             _fail("Stopped.")
@@ -116,7 +116,7 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for the model and its tokenizer.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the weights, the data and the masks.")] = 0,
-    documents: Annotated[int, typer.Option(min=1, help="Size of the corpus.")] = 20_000,
+    documents: Annotated[int, typer.Option(min=1, help="Size of the corpus.")] = 100_000,
     finance_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the corpus that is finance news.")
     ] = 0.5,

@@ -37,7 +37,8 @@ def _definition(thing):
         node = ast.parse(source).body[0]
     except (OSError, TypeError, SyntaxError, IndexError) as error:
         raise ValueError(f"{thing!r} has no source that stands alone") from error
-    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+    # A lambda's source is the statement around it.
+    if getattr(node, "name", None) != thing.__name__:
         raise ValueError(f"{thing!r} is not defined by a def or a class")
     return "\n".join(source.splitlines()[node.lineno - 1 : node.end_lineno])
 
