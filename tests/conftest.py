@@ -17,11 +17,11 @@ SOLUTION = '''def mean_and_spread(values):
     return centre, largest_distance
     ### END SOLUTION'''
 
-GRADED = """seed = 0
+VISIBLE = 'check("mean_and_spread", mean_and_spread)'
+GRADED = f"""{VISIBLE}
 ### BEGIN HIDDEN TESTS
-seed = 48211
-### END HIDDEN TESTS
-grade("mean_and_spread", mean_and_spread, seed)"""
+grade("mean_and_spread", mean_and_spread, seed=48211)
+### END HIDDEN TESTS"""
 
 SETUP = '''import random
 
@@ -44,7 +44,12 @@ def grade(exercise, answer, seed):
     print(exercise, verdict["message"])
     mime = "application/vnd.course.verdict+json"
     display({mime: verdict, "text/plain": verdict["message"]}, raw=True)
-    return verdict["points"]'''
+    return verdict["points"]
+
+
+def check(exercise, answer, seed=0):
+    """Like `grade`, without the verdict."""
+    return 3.0'''
 
 WRITTEN = "Because the prior outweighs a handful of labels, the posterior hardly moves from it."
 

@@ -131,7 +131,7 @@ def test_what_cannot_stand_alone_is_refused(answer):
 def test_exercises_are_found_by_their_graded_cells(notebook):
     ((name, cell),) = demo.exercises_of(notebook)
     assert (name, cell["id"]) == ("mean_and_spread", "answer")
-    assert demo.graded_exercise("grade(") is None
+    assert demo.graded_exercise("check(") is None
     assert demo.graded_exercise("x = 1") is None
 
 

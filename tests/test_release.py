@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import SOLUTION, WRITTEN, cell, role, small_notebook, write_notebook
+from conftest import SOLUTION, VISIBLE, WRITTEN, cell, role, small_notebook, write_notebook
 
 from course_lib.grading import leaks, release, source
 from course_lib.grading.feedback import HideTests, hidden_numbers, number_pattern
@@ -69,7 +69,7 @@ def test_a_student_notebook_has_stubs_tests_and_no_outputs(released):
     text = {c["id"]: "".join(c["source"]) for c in notebook["cells"]}
     assert "raise NotImplementedError(" in text["answer"]
     assert "Return the mean" in text["answer"]
-    assert text["graded"] == 'seed = 0\ngrade("mean_and_spread", mean_and_spread, seed)'
+    assert text["graded"] == VISIBLE
     assert text["question"] == "*Write your answer here.*"
     assert all(not c.get("outputs") for c in notebook["cells"])
     nbformat.validate(nbformat.from_dict(notebook))
@@ -380,7 +380,7 @@ def test_feedback_keeps_the_message_and_hides_the_test():
     ]
     notebook, _ = HideTests().preprocess(graded_notebook(outputs), {})
     graded = notebook.cells[3]
-    assert graded.source == 'seed = 0\ngrade("mean_and_spread", mean_and_spread, seed)'
+    assert graded.source == VISIBLE
     stream, verdict, error = graded.outputs
     assert stream.text == "not yet (seed (hidden)): off by one\n"
     assert verdict.data["application/vnd.course.verdict+json"] == {

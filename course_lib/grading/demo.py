@@ -145,13 +145,13 @@ def exercises_of(notebook):
 
 
 def graded_exercise(source):
-    """The exercise's name in a graded cell's call `grade("name", ...)`, or None."""
+    """The exercise's name in a graded cell's call `check("name", ...)`, or None."""
     try:
         nodes = ast.walk(ast.parse(source))
     except SyntaxError:
         return None
     for node in nodes:
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "grade" and node.args:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "check" and node.args:
             return getattr(node.args[0], "value", None)
     return None
 

@@ -156,20 +156,29 @@ def _region_problems(cell):
 
 def _seed_problems(region):
     try:
-        statements = ast.parse(region).body
+        nodes = list(ast.walk(ast.parse(region)))
     except SyntaxError as error:
         yield f"its hidden test is not valid Python: {error.msg}."
         return
-    for statement in statements:
-        if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Constant):
-            continue
-        names = {name.id for name in statement.targets if isinstance(name, ast.Name)}
-        seed = statement.value.value
-        if "seed" in names and (not isinstance(seed, int) or seed < SMALLEST_HIDDEN_SEED):
+    for seed in _seeds(nodes):
+        if not isinstance(seed, int) or seed < SMALLEST_HIDDEN_SEED:
             yield (
                 f"its hidden seed {seed!r} cannot be told from an ordinary number when looking for "
                 f"leaks; take one of at least {SMALLEST_HIDDEN_SEED}."
             )
+
+
+def _seeds(nodes):
+    """The constants given to the name `seed`, by an assignment or as a keyword of a call."""
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            names = {name.id for name in node.targets if isinstance(name, ast.Name)}
+        elif isinstance(node, ast.keyword):
+            names = {node.arg}
+        else:
+            continue
+        if "seed" in names and isinstance(node.value, ast.Constant):
+            yield node.value.value
 
 
 class CheckSource(NbGraderPreprocessor):
