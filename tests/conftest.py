@@ -69,13 +69,18 @@ def role(identifier, **values):
 def small_notebook():
     """A source notebook with an exercise, a graded cell with a hidden seed, and a question."""
     image = base64.b64encode(b"\x89PNG a stored figure").decode()
+    shown = base64.b64encode(b"\x89PNG a figure in a page").decode()
     plot = cell("plot", "display({'text/plain': 'a figure'}, raw=True)")
     plot["execution_count"] = 3
     plot["outputs"] = [
         {
             "output_type": "display_data",
             "metadata": {},
-            "data": {"text/plain": "a figure", "image/png": image},
+            "data": {
+                "text/plain": "a figure",
+                "text/html": f'<img src="data:image/png;base64,{shown}" alt="a figure">',
+                "image/png": image,
+            },
         }
     ]
     return {

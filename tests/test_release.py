@@ -316,6 +316,7 @@ def make_wheel(path, **files):
         ("course_lib__x.py", "SEED = 48211", "the hidden test"),
         ("course_lib__x.md", WRITTEN, "the written answer"),
         ("course_lib__x.png", b"\x89PNG a stored figure", "a stored output"),
+        ("course_lib__y.png", b"\x89PNG a figure in a page", "a stored output"),
     ],
 )
 def test_a_leak_in_a_wheel_is_found(released, tmp_path, name, content, words):

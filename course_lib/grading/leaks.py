@@ -247,10 +247,19 @@ def stored_images(sources):
     for path in sorted(Path(sources).glob("*/*.ipynb")):
         for cell in read_notebook(path)["cells"]:
             for output in cell.get("outputs", []):
-                for mime, data in output.get("data", {}).items():
-                    if mime.startswith("image/") and isinstance(data, str) and "svg" not in mime:
-                        images[base64.b64decode(data)] = path.stem
+                for picture in _pictures(output.get("data", {})):
+                    images[base64.b64decode(picture)] = path.stem
     return images
+
+
+def _pictures(data):
+    """The base64 texts of an output's images, also of those inside its HTML."""
+    for mime, content in data.items():
+        text = content if isinstance(content, str) else "".join(map(str, content))
+        if mime == "text/html":
+            yield from re.findall(r"data:image/[a-z]+;base64,([A-Za-z0-9+/=]+)", text)
+        elif mime.startswith("image/") and "svg" not in mime:
+            yield text
 
 
 class _Text(HTMLParser):
