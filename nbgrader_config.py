@@ -9,6 +9,7 @@ What the course adds sits on nbgrader's extension points, in course_lib/grading.
 
 from pathlib import Path
 
+from course_lib.grading.autograding import EXPERIMENT, SANITIZE_PREPROCESSORS
 from course_lib.grading.feedback import FEEDBACK_PREPROCESSORS
 from course_lib.grading.source import RELEASE_PREPROCESSORS
 
@@ -43,8 +44,10 @@ c.ClearSolutions.code_stub = {
 }
 c.ClearSolutions.text_stub = "*Write your answer here.*"
 
-# Seconds a cell may take. The longest experiment takes well under two minutes on two cores.
-c.Execute.timeout = 300
+c.Autograde.sanitize_preprocessors = SANITIZE_PREPROCESSORS
+c.Execute.skip_cells_with_tag = EXPERIMENT
+# Seconds a cell may take; each check takes less than one.
+c.Execute.timeout = 120
 c.Execute.startup_timeout = 120
 c.Execute.extra_arguments = [
     "--HistoryManager.hist_file=:memory:",

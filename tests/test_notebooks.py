@@ -1,6 +1,5 @@
 """Every source notebook has the anatomy of the course, so that a reader can rely on it."""
 
-import json
 import re
 import subprocess
 import sys
