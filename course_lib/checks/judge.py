@@ -1,6 +1,7 @@
 """From observations to a verdict: points per property, and the name of the mistake."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from course_lib.checks.exercise import Case, Exercise, Failure, Mistake, Observation, Verdict
 from course_lib.checks.observe import same
@@ -74,25 +75,31 @@ def _recognise(exercise, cases, observations, expected, failing, aspect) -> Mist
         if mistake.recognise is not None:
             agreement = len(cases) if mistake.recognise(cases, observations) else -1
         else:
-            theirs = [exercise.observe(mistake.answer, case) for case in cases]
-            agreement = _agreement(observations, theirs, expected, failing, aspect)
+            theirs = partial(exercise.observe, mistake.answer)
+            agreement = _agreement(theirs, cases, observations, expected, failing, aspect)
         if agreement > most:
             best, most = mistake, agreement
     return best
 
 
-def _agreement(observations, theirs, expected, failing, aspect) -> int:
-    """On how many cases answer and mistake agree; -1 unless they do on all that fail."""
-    if not all(alike(observations[i], theirs[i], aspect) for i in failing):
-        return -1
+def _agreement(observe, cases, observations, expected, failing, aspect) -> int:
+    """On how many cases answer and mistake agree; -1 unless they do on all that fail.
+
+    observe: case -> what the mistake does on it; not asked for more once they disagree.
+    """
+    theirs = {}
+    for index in failing:
+        theirs[index] = observe(cases[index])
+        if not alike(observations[index], theirs[index], aspect):
+            return -1
     # Where the mistake happens to be right it explains nothing.
-    if all(alike(theirs[i], expected[i], aspect) for i in failing):
+    if all(alike(theirs[index], expected[index], aspect) for index in failing):
         return -1
-    pairs = zip(observations, theirs, strict=True)
-    return sum(
-        alike(*pair, "output") + alike(*pair, "gradients") + alike(*pair, "changed")
-        for pair in pairs
-    )
+    agreement = 0
+    for index, case in enumerate(cases):
+        pair = observations[index], theirs[index] if index in theirs else observe(case)
+        agreement += sum(alike(*pair, field) for field in ("output", "gradients", "changed"))
+    return agreement
 
 
 def alike(left: Observation, right: Observation, aspect: str) -> bool:

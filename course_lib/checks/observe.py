@@ -130,7 +130,8 @@ def preserved_state():
             torch.set_default_device(None if device.type == "cpu" else device)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:  # the setter is slow
+            torch.use_deterministic_algorithms(deterministic)
         torch.autograd.set_detect_anomaly(anomaly)
         random.setstate(generators[0])
         np.random.set_state(generators[1])

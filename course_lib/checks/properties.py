@@ -1,10 +1,11 @@
 """Properties that many exercises share: shape, value, dtype, gradient, untouched inputs, chance."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
-from course_lib.checks.exercise import Case, Failure, Foreign, Observation, Property
+from course_lib.checks.exercise import Case, Chance, Failure, Foreign, Observation, Property
 from course_lib.checks.observe import TWO_CALLS, as_tensor, leaves, same
 
 MOST_ENTRIES = 4  # of a tensor, in a message
@@ -104,20 +105,28 @@ def own_generator(
     """
 
     def test(case: Case, observed: Observation, expected: Observation) -> Failure | None:
-        if observed.used_global_random:
-            return Failure("global random state untouched", "it was used")
-        if not same(observed.output, observed.again):
-            return Failure("the same result for the same generator", "two different results")
-        if case.kind == TWO_CALLS and repeats_itself(observed):
-            return Failure("another result from a second call", "the same result again")
-        return None
+        return _other_chance(case, observed)
 
     return Property(name, points, test, aspect="used_global_random", kinds=kinds)
 
 
-def repeats_itself(observed: Observation) -> bool:
-    """Whether both calls of a TWO_CALLS case gave the same, so that the generator did nothing."""
-    return same(*observed.output)
+def ignores_generator(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+    """Recognises an answer with chance from elsewhere, in some case that gives a generator."""
+    return any(
+        _other_chance(case, seen) is not None
+        for case, seen in zip(cases, observations, strict=True)
+        if not seen.error and any(isinstance(leaf, Chance) for leaf in leaves(case.arguments))
+    )
+
+
+def _other_chance(case: Case, observed: Observation) -> Failure | None:
+    if observed.used_global_random:
+        return Failure("global random state untouched", "it was used")
+    if not same(observed.output, observed.again):
+        return Failure("the same result for the same generator", "two different results")
+    if case.kind == TWO_CALLS and same(*observed.output):
+        return Failure("another result from a second call", "the same result again")
+    return None
 
 
 def compare(expected, got, rtol: float, atol: float) -> Failure | None:
