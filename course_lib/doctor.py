@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from course_lib.data import data_folder
+
 DISTRIBUTION = "pretraining-finetuning-course"
 OLDEST_PYTHON = (3, 11)
 SMALLEST_MEMORY_GIB = 4
@@ -216,17 +218,11 @@ def _disabled_lab_extensions(folders):
     return {name for name, value in disabled.items() if value}
 
 
-def data_folder():
-    """The embedded data: beside the library in a clone, inside it in a wheel; None when missing."""
-    here = Path(__file__).resolve().parent
-    candidates = (here / "_data", here.parent / "data")
-    return next((path for path in candidates if path.is_dir() and any(path.iterdir())), None)
-
-
 def _data():
-    folder = data_folder()
-    if folder is None:
-        return Finding("data", "the embedded data is missing", f"clone again, then {INSTALL}")
+    try:
+        folder = data_folder()
+    except FileNotFoundError as error:
+        return Finding("data", str(error), f"clone again, then {INSTALL}")
     files = [path for path in folder.rglob("*") if path.is_file()]
     empty = [path.relative_to(folder).as_posix() for path in files if not path.stat().st_size]
     size = sum(path.stat().st_size for path in files) / 1e6
@@ -238,8 +234,9 @@ def _data():
 
 def _checkpoint():
     """The shipped model, by its files only: loading it is the tests' job."""
-    folder = data_folder()
-    if folder is None:
+    try:
+        folder = data_folder()
+    except FileNotFoundError:
         return Finding("checkpoint", "no data, no checkpoint", f"see data: {INSTALL}")
     weights = sorted(folder.rglob("*.safetensors"))
     if not weights:

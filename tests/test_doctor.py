@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from course_lib import doctor
+from course_lib import data, doctor
 
 HIDE = """
 import importlib.abc, importlib.metadata, sys
@@ -93,7 +93,7 @@ def test_a_missing_full_data_folder_is_named(monkeypatch, tmp_path):
 
 
 def test_missing_empty_and_incomplete_data_are_problems(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "course_lib" / "doctor.py"))
+    monkeypatch.setattr(data, "__file__", str(tmp_path / "course_lib" / "data.py"))
     assert not doctor._data().ok
     assert not doctor._checkpoint().ok
     model = tmp_path / "data" / "model"
