@@ -118,6 +118,26 @@ def test_every_make_target_is_described():
     assert {"lab", "demo", "test", "notebooks", "lint", "format", "clean", "help"} <= targets
 
 
+def test_the_readme_lists_ten_notebooks_and_links_those_that_exist():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d) \|.*$", readme, re.MULTILINE)
+    assert rows == [f"{number:02d}" for number in range(1, 11)]
+    owner = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
+    paths = [f"notebooks/{p.stem}/{p.name}" for p in (REPOSITORY / "solutions").glob("*/*.ipynb")]
+    for path in paths:
+        assert f"]({path})" in readme
+        assert f"https://colab.research.google.com/github/{owner}/blob/main/{path}" in readme
+    assert readme.count("in preparation |") == 10 - len(paths)
+
+
+def test_the_readme_names_files_and_targets_that_exist():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
+        assert (REPOSITORY / link).exists(), link
+    for target in re.findall(r"`make ([a-z]+)`", readme):
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+
+
 def test_both_licences_are_stated():
     text = (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
     assert "Permission is hereby granted, free of charge" in text
