@@ -38,6 +38,7 @@ def one_draw_split_at_shares_of_p(
 def token_by_token(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, generator=None):
     inputs, labels = ids.tolist(), [[-100] * ids.shape[1] for _ in ids]
     draws = torch.rand(*ids.shape, 2, generator=generator).tolist()
+    words = torch.randint(vocab_size, ids.shape, generator=generator).tolist()
     for b, row in enumerate(special_tokens_mask.tolist()):
         for t, special in enumerate(row):
             if special or draws[b][t][0] >= p:
@@ -46,7 +47,7 @@ def token_by_token(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, genera
             if draws[b][t][1] < 0.8:
                 inputs[b][t] = mask_id
             elif draws[b][t][1] < 0.9:
-                inputs[b][t] = int(torch.randint(vocab_size, (1,), generator=generator))
+                inputs[b][t] = words[b][t]
     return torch.tensor(inputs), torch.tensor(labels)
 
 

@@ -199,6 +199,11 @@ def chooses_from_an_empty_document(documents, kind, generator=None):
     return pairs
 
 
+def looks_at_the_first_sentence(documents, kind, generator=None):
+    by_start = {document[0]: document for document in documents}
+    return coin_for_every_pair(list(by_start.values()), kind, generator)
+
+
 def takes_turns(documents, kind, generator=None):
     pairs = []
     for d, document in enumerate(documents):
@@ -242,7 +247,10 @@ VARIANTS = {
             with_share_of_positives(1.0),
             with_share_of_positives(0.0),
         ],
-        "stopped_by_an_empty_document": [chooses_from_an_empty_document],
+        "stopped_by_an_empty_document": [
+            chooses_from_an_empty_document,
+            looks_at_the_first_sentence,
+        ],
         "ignores_the_generator": [takes_turns, coin_without_generator],
     }
 }

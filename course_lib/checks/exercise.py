@@ -83,6 +83,7 @@ class Mistake:
     or a place to look, not the line itself.
     recognise: (cases, observations) -> bool where comparing with what `answer` gives on the same
     cases would not do, because of chance.
+    fails: the property that has to fail first for this mistake to be named; any when empty.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Mistake:
     why: str
     look_at: str
     recognise: Callable[[Sequence[Case], Sequence[Observation]], bool] | None = None
+    fails: str = ""
 
 
 @dataclass
@@ -116,11 +118,11 @@ class Exercise:
     def max_points(self) -> float:
         return float(sum(item.points for item in self.properties))
 
-    def mistake(self, sentence: str, why: str, look_at: str, recognise=None):
+    def mistake(self, sentence: str, why: str, look_at: str, recognise=None, fails: str = ""):
         """Decorator: add the wrong answer below to the bank, under its own name."""
 
         def add(answer):
-            known = Mistake(answer.__name__, answer, sentence, why, look_at, recognise)
+            known = Mistake(answer.__name__, answer, sentence, why, look_at, recognise, fails)
             self.mistakes.append(known)
             return answer
 

@@ -49,7 +49,7 @@ def judge(
     verdict.failed, verdict.case = first.name, cases[index]
     verdict.error, verdict.error_line = observations[index].error, observations[index].error_line
     failing = list(failures[first.name])
-    verdict.mistake = _recognise(exercise, cases, observations, expected, failing, first.aspect)
+    verdict.mistake = _recognise(exercise, cases, observations, expected, failing, first)
     return verdict
 
 
@@ -65,18 +65,20 @@ def _failures(item, cases, observations, expected) -> dict[int, Failure]:
     return found
 
 
-def _recognise(exercise, cases, observations, expected, failing, aspect) -> Mistake | None:
+def _recognise(exercise, cases, observations, expected, failing, failed) -> Mistake | None:
     """The known mistake that does the same as the answer on every case that fails.
 
     Of several the one that agrees on most cases, then the first of the bank.
     """
     best, most = None, -1
     for mistake in exercise.mistakes:
+        if mistake.fails not in ("", failed.name):
+            continue
         if mistake.recognise is not None:
             agreement = len(cases) if mistake.recognise(cases, observations) else -1
         else:
             theirs = partial(exercise.observe, mistake.answer)
-            agreement = _agreement(theirs, cases, observations, expected, failing, aspect)
+            agreement = _agreement(theirs, cases, observations, expected, failing, failed.aspect)
         if agreement > most:
             best, most = mistake, agreement
     return best
