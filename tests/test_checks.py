@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from course_lib import bayes
 from course_lib.checks import CheckFailed, check, get_exercise, grade, report, require
 from course_lib.checks.exercise import Case, Chance, Exercise, Failure, Foreign, Observation
 from course_lib.checks.judge import judge
-from course_lib.checks.observe import leaves, observe_call, plain, preserved_state, same
+from course_lib.checks.observe import TWO_CALLS, leaves, observe_call, plain, preserved_state, same
 from course_lib.checks.properties import (
     compare,
     dtype,
     gradient,
+    ignores_generator,
     own_generator,
     returns,
     unchanged_inputs,
@@ -199,6 +201,16 @@ def test_as_many_observations_as_cases_are_wanted(exercise):
         judge(exercise, exercise.cases(0), [])
 
 
+def test_a_mistake_that_says_what_it_fails_is_named_only_then(exercise):
+    @exercise.mistake("it triples", why="w", look_at="l", fails="gradient")
+    def triples(params, anchor, strength):
+        return 3 * right(params, anchor, strength)
+
+    assert verdict_of(exercise, lambda p, a, s: 3 * right(p, a, s)).mistake is None
+    exercise.mistakes[-1] = replace(exercise.mistakes[-1], fails="value")
+    assert verdict_of(exercise, lambda p, a, s: 3 * right(p, a, s)).mistake.name == "triples"
+
+
 # The course's own implementation
 
 
@@ -298,6 +310,34 @@ def test_reseeding_the_global_generator_does_not_pass_for_using_the_given_one():
 
     seen = observe(reseeds, generator=Chance(5))
     assert seen.used_global_random
+
+
+def test_a_seed_of_its_own_shows_when_a_generator_is_used_twice():
+    def own_seed(generator):
+        return torch.rand(2, generator=torch.Generator().manual_seed(1))
+
+    def honest(generator):
+        return torch.rand(2, generator=generator)
+
+    case = Case(TWO_CALLS, {"generator": Chance(5)})
+    for answer, wrong in ((own_seed, True), (honest, False)):
+        seen = observe_call(answer, case)
+        assert (own_generator(1).test(case, seen, seen) is not None) is wrong
+        assert ignores_generator([case], [seen]) is wrong
+
+
+def test_a_check_runs_under_a_profiler(tmp_path):
+    script = tmp_path / "profiled.py"
+    script.write_text(UNDER_A_PROFILER, "utf-8")
+    command = [sys.executable, "-m", "cProfile", "-o", os.devnull, script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+UNDER_A_PROFILER = """
+from course_lib.checks import require
+require("prior_share", lambda n, prior_var, noise_var: noise_var / (noise_var + n * prior_var))
+"""
 
 
 def hostile(x):

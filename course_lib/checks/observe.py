@@ -115,8 +115,10 @@ def preserved_state():
             warnings.simplefilter("ignore")
             yield
     finally:
-        sys.setprofile(hooks[0])
-        sys.settrace(hooks[1])
+        if sys.getprofile() is not hooks[0]:  # a profiler written in C cannot be put back
+            sys.setprofile(hooks[0] if callable(hooks[0]) else None)
+        if sys.gettrace() is not hooks[1]:
+            sys.settrace(hooks[1])
         for thing, before in names:
             _restore_names(thing, before)
         sys.stdout, sys.stderr = streams
