@@ -18,7 +18,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=f
                     HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo test lint unit leaks nbval notebooks format constraints clean
+.PHONY: help setup lab demo test lint unit leaks nbval outputs notebooks format constraints clean
 
 help: ## List the targets
 	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv]"
@@ -56,6 +56,11 @@ leaks: $(STAMP) ## Show that notebooks/ is in sync with solutions/ and gives no 
 
 nbval: $(STAMP) ## Run every solution notebook and compare its outputs with the stored ones
 	$(TEST_ENVIRONMENT) $(RUN) -m pytest $(NBVAL)
+
+outputs: $(STAMP) ## Run every solution notebook and store its outputs (after a change)
+	$(TEST_ENVIRONMENT) $(RUN) -m nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+	  --ExecutePreprocessor.timeout=$(CELL_TIMEOUT) solutions/*/*.ipynb
 
 notebooks: $(STAMP) ## Generate the student notebooks from solutions/
 	$(RUN) -m course_lib release

@@ -5,6 +5,7 @@ a broken environment. An error of the library is one sentence on stderr and exit
 option is exit code 2.
 """
 
+import enum
 import functools
 import sys
 from pathlib import Path
@@ -130,7 +131,7 @@ def pretrain(
     """Pre-train the tiny BERT on the generated language."""
     from course_lib.experiments.pretraining import pretrain as run
 
-    run(
+    history = run(
         out=out,
         steps=steps,
         seed=seed,
@@ -141,13 +142,37 @@ def pretrain(
         learning_rate=learning_rate,
         resume=resume,
     )
+    last = history[-1]
+    print(
+        f"{out}: step {last['step']}, loss {last['loss']} nats against a floor of {last['floor']}, "
+        f"probe {last['probe_100']} with 100 labels."
+    )
+
+
+class Experiment(enum.StrEnum):
+    """Measurements too long for a notebook; their results are shipped under data/experiments/."""
+
+    MASK_RATES = "mask-rates"
+
+
+@command
+def experiment(
+    name: Annotated[Experiment, typer.Argument(help="Which one.")],
+    out: Annotated[Path, typer.Option(help="JSON file; runs that it holds are not made again.")],
+):
+    """Measure what a notebook only draws because it takes too long (minutes to an hour)."""
+    from course_lib.experiments.mlm import mask_rates
+
+    runs = {Experiment.MASK_RATES: mask_rates}
+    result = runs[name](out)
+    print(f"{out} holds {len(result['runs'])} runs.")
 
 
 @command
 def data(
     out: Annotated[Path, typer.Option(help="Folder for the corpora.")] = Path("data"),
 ):
-    """Write the embedded corpora, the same bytes on every machine."""
+    """Write the embedded corpora, the same documents on every machine."""
     from course_lib.data import write_embedded
 
     for file in write_embedded(out):

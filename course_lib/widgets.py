@@ -1,9 +1,10 @@
-"""Interactive figures of the notebooks: sliders above a picture.
+"""Interactive figures of the notebooks: controls above a picture or a table.
 
-A picture is an HTML widget, not an Output widget: it has an alternative text, and a notebook that
+It is an HTML widget, not an Output widget: it has an alternative text, and a notebook that
 shows one gives the same outputs every time.
 """
 
+import html
 from collections.abc import Callable, Mapping
 
 import ipywidgets
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 
 from course_lib import plots
 from course_lib.bayes import gaussian_posterior, prior_share
+from course_lib.language import masked_log_probs, sample_documents, vocabulary
+from course_lib.mlm import IGNORED, mask_tokens
 
 
 def interactive_figure(
@@ -23,11 +26,21 @@ def interactive_figure(
 
     draw: keyword arguments named like the controls -> the figure and its alternative text.
     """
+    return interactive_html(lambda **values: plots.markup(*draw(**values)), controls)
+
+
+def interactive_html(
+    write: Callable[..., str], controls: Mapping[str, ipywidgets.ValueWidget]
+) -> ipywidgets.VBox:
+    """Controls above the HTML that `write` makes of their values.
+
+    write: keyword arguments named like the controls -> HTML, with all text escaped.
+    """
     picture = ipywidgets.HTML()
 
     def redraw(_=None):
         values = {name: control.value for name, control in controls.items()}
-        picture.value = plots.markup(*draw(**values))
+        picture.value = write(**values)
 
     for control in controls.values():
         control.observe(redraw, names="value")
@@ -51,7 +64,7 @@ def posterior_ellipses() -> ipywidgets.VBox:
             ),
             "prior_error": ipywidgets.FloatSlider(
                 0.5, min=0, max=3, step=0.25, readout_format=".2f",
-                description="prior error (distance from the truth)", **wide,
+                description="prior error", **wide,
             ),
         },
     )  # fmt: skip
@@ -106,3 +119,104 @@ def _ellipse(
     axis.plot(*outline, color=style["color"], linestyle=style["linestyle"], label=label)
     axis.plot(*mean.numpy(), style["marker"], color=style["color"], markersize=4)
     return outline
+
+
+GUESSES = 3  # per masked position
+SMALLEST_SHOWN = 0.005  # what would be printed as 0.00 is left out
+
+
+def masked_guesses(model, tokenizer) -> ipywidgets.VBox:
+    """A text, a mask rate and a draw -> what a masked-LM model and the ideal reader guess.
+
+    model, tokenizer: as `bert.load()` returns them.
+    """
+    wide = {"style": {"description_width": "initial"}}
+    return interactive_html(
+        lambda **values: write_masked_guesses(model, tokenizer, **values),
+        {
+            "text": ipywidgets.Text(
+                sample_documents(1, seed=14, domain="reviews")[0].text,
+                description="text (Enter to read it)", continuous_update=False,
+                layout={"width": "55em"}, **wide,
+            ),
+            "mask_rate": ipywidgets.FloatSlider(
+                0.2, min=0, max=0.9, step=0.05, description="mask rate p", readout_format=".2f",
+                layout={"width": "30em"}, **wide,
+            ),
+            "draw": ipywidgets.IntSlider(
+                0, 0, 50, description="draw (other words are masked)",
+                layout={"width": "30em"}, **wide,
+            ),
+        },
+    )  # fmt: skip
+
+
+def write_masked_guesses(model, tokenizer, text: str, mask_rate: float, draw: int) -> str:
+    """The HTML of `masked_guesses`: the masked text above a table, a row for each [MASK].
+
+    Each chosen word becomes [MASK], so that model and ideal reader see the same; a [MASK] that
+    the text has already is asked about too. draw: seed of the choice.
+    """
+    longest = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    ids = tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")["input_ids"]
+    special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))  # (1, T)
+    generator = torch.Generator().manual_seed(draw)
+    options = (tokenizer.mask_token_id, len(tokenizer), mask_rate, generator)
+    chosen = mask_tokens(ids, special, *options)[1] != IGNORED
+    masked = chosen | (ids == tokenizer.mask_token_id)
+    if not masked.any():
+        return "<p>No word is masked. Raise the mask rate, move the draw, or type other words.</p>"
+    with torch.no_grad():
+        logits = model(ids.masked_fill(masked, tokenizer.mask_token_id)).logits[masked]  # (M, V)
+    readers = {"the model guesses": logits.softmax(dim=-1)}
+    note = ""
+    try:
+        readers["the ideal reader guesses"] = _ideal_reader(tokenizer, ids, masked)
+    except ValueError:
+        note = "<p>This is no text of the generated language, so it has no ideal reader.</p>"
+    return (
+        _masked_text(tokenizer, ids, masked) + _guess_table(tokenizer, ids[masked], readers) + note
+    )
+
+
+def _ideal_reader(tokenizer, ids: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:  # (M, V)
+    """Raises ValueError for a text, or the token ids of a tokenizer, of another language."""
+    if tokenizer.convert_ids_to_tokens(range(len(tokenizer))) != vocabulary():
+        raise ValueError("the tokenizer has another vocabulary than the generated language.")
+    return torch.from_numpy(np.exp(masked_log_probs(ids.numpy(), masked.numpy())))
+
+
+def _masked_text(tokenizer, ids: torch.Tensor, masked: torch.Tensor) -> str:
+    """The text as the model reads it, with its [MASK]s numbered."""
+    words = [html.escape(word) for word in tokenizer.convert_ids_to_tokens(ids[0].tolist())]
+    places = masked[0].nonzero().flatten().tolist()
+    for number, place in enumerate(places, start=1):
+        words[place] = f"<strong>[MASK {number}]</strong>"
+    return f"<p>{' '.join(words)}</p>"
+
+
+def _guess_table(tokenizer, hidden: torch.Tensor, readers: Mapping[str, torch.Tensor]) -> str:
+    """hidden: (M,) the masked words.  readers: name -> (M, V) probabilities."""
+    cell = 'style="text-align: left; padding: 1px 16px 1px 0"'
+    head = "".join(f'<th scope="col" {cell}>{name}</th>' for name in ("[MASK]", "was", *readers))
+    rows = []
+    for number, word in enumerate(hidden.tolist(), start=1):
+        own = "?" if word == tokenizer.mask_token_id else tokenizer.convert_ids_to_tokens(word)
+        cells = [f'<th scope="row" {cell}>{number}</th><td {cell}>{html.escape(own)}</td>']
+        for probability in readers.values():
+            best = probability[number - 1].topk(GUESSES)
+            pieces = tokenizer.convert_ids_to_tokens(best.indices.tolist())
+            guesses = [
+                f"<strong>{html.escape(piece)} {value:.2f} ✓</strong>"
+                if piece == own
+                else f"{html.escape(piece)} {value:.2f}"
+                for piece, value in zip(pieces, best.values.tolist(), strict=True)
+                if value >= SMALLEST_SHOWN
+            ]
+            cells.append(f"<td {cell}>{' &nbsp; '.join(guesses) or 'no word in particular'}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    caption = f"The {GUESSES} likeliest words for each [MASK], with their probability; ✓: it was so"
+    return (
+        f'<table style="border-collapse: collapse"><caption>{caption}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )

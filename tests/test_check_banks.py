@@ -134,7 +134,7 @@ def test_hidden_cases_have_other_shapes_and_kinds_than_the_visible_ones(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_check_takes_less_than_a_second(name):
-    """Of a right answer and of the slowest mistake; processor time, since CI's machine is shared."""
+    """Of a right answer and of every mistake; processor time, since CI machines are shared."""
     exercise = get_exercise(name)
     candidates = [answers("RIGHT", name)[0], *(mistake.answer for mistake in exercise.mistakes)]
     for answer in candidates:

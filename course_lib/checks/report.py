@@ -190,9 +190,9 @@ def _show(verdict: Verdict, text: str, data: dict) -> None:
 def as_html(verdict: Verdict, text: str) -> str:
     """The message as a box with a coloured edge; readable in light and dark themes."""
     colour = COLOURS.get(verdict.outcome, RED)
-    first, _, rest = html.escape(text).partition("\n")
+    state, dot, rest = html.escape(text).partition(".")  # "mlm_loss: not yet"
     return (
         f'<div role="status" style="border-left: 5px solid {colour}; padding: 2px 0 2px 12px">'
-        '<pre style="margin: 0; white-space: pre-wrap; background: none">'
-        f"<strong>{first}</strong>\n{rest}</pre></div>"
+        '<pre style="margin: 0; padding: 0; border: 0; white-space: pre-wrap; background: none">'
+        f"<strong>{state}{dot}</strong>{rest}</pre></div>"
     )
