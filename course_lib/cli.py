@@ -28,8 +28,10 @@ def _fail(message):
 
 
 def _sentence(error):
-    """An expected error as a sentence (an OSError brings its file along)."""
+    """An expected error as a sentence, an OSError without its number."""
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

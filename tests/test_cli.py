@@ -54,16 +54,24 @@ def test_options_out_of_range_are_refused_by_name(steps):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("temperature must be positive, got 0"), OSError("disk full")]
+    ("error", "sentence"),
+    [
+        (ValueError("temperature must be positive, got 0"), "temperature must be positive, got 0."),
+        (OSError("disk full"), "disk full."),
+        (
+            FileNotFoundError(2, "No such file or directory", "x/y"),
+            "x/y: No such file or directory.",
+        ),
+    ],
 )
-def test_an_error_of_the_library_is_one_sentence_on_stderr(monkeypatch, error):
+def test_an_error_of_the_library_is_one_sentence_on_stderr(monkeypatch, error, sentence):
     def broken():
         raise error
 
     monkeypatch.setattr(release, "course_root", broken)
     result = runner.invoke(cli.app, ["release"])
     assert result.exit_code == 1
-    assert result.stderr == f"{error}.\n"
+    assert result.stderr == f"{sentence}\n"
     assert result.stdout == ""
 
 

@@ -96,7 +96,15 @@ def test_repository_address_is_written_down_once():
 
 
 def test_learners_work_and_marks_are_ignored_by_git():
-    private = ["submitted/x", "autograded/x", "feedback/x", "gradebook.db", "demo/x", "exchange/x"]
+    private = [
+        "submitted/x",
+        "autograded/x",
+        "feedback/x",
+        "gradebook.db",
+        "grades.csv",
+        "demo/x",
+        "exchange/x",
+    ]
     done = subprocess.run(
         ["git", "check-ignore", *private], cwd=REPOSITORY, capture_output=True, text=True
     )
