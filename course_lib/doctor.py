@@ -57,7 +57,7 @@ def examine():
     for probe in PROBES:
         try:
             findings.append(probe())
-        except Exception as error:  # noqa: BLE001  a report must not stop at a broken package
+        except Exception as error:  # a report must not stop at a broken package
             topic = probe.__name__.lstrip("_")
             detail = f"could not be examined: {type(error).__name__}: {error}"
             findings.append(Finding(topic, detail, f"reinstall: {INSTALL}"))

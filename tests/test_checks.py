@@ -1,6 +1,7 @@
 """The check framework: observing leaves no trace, judging is fair, messages are for people."""
 
 import builtins
+import importlib
 import json
 import math
 import os
@@ -405,8 +406,7 @@ def test_global_state_is_restored_after_hostile_code():
 
 def test_a_submodule_imported_by_an_answer_stays_usable():
     def imports():
-        import torch.utils.benchmark  # noqa: F401
-
+        importlib.import_module("torch.utils.benchmark")
         return 1.0
 
     observe(imports)

@@ -223,7 +223,7 @@ def observe_steps(
                     seen.again = plain(steps(_live(case)))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001  sys.exit in an answer is an error like others
+        except BaseException as error:  # sys.exit in an answer is an error like others
             seen.seconds = time.perf_counter() - started
             seen.error, seen.error_line = _describe(error, answer)
         seen.called_reference = watch.called_reference

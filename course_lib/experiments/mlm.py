@@ -361,10 +361,11 @@ def _read(path: Path, settings: dict) -> dict:
     try:
         result = json.loads(path.read_text("utf-8"))
         found = result["settings"]
-        for run in result["runs"]:
-            run["mask_rate"], run["corruption"], run["seed"]  # noqa: B018  must be there
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} is no result of mask_rates; give another file.") from error
+        complete = all({"mask_rate", "corruption", "seed"} <= run.keys() for run in result["runs"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{path} is no result of mask_rates; give another file.")
     if found != settings:
         raise ValueError(
             f"{path} holds runs with the settings {found}, not {settings}; give another file."
