@@ -62,7 +62,7 @@ outputs: $(STAMP) ## Run every solution notebook and store its outputs (after a 
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 	  --ExecutePreprocessor.timeout=$(CELL_TIMEOUT) solutions/*/*.ipynb
 
-notebooks: $(STAMP) ## Generate the student notebooks from solutions/
+notebooks: $(STAMP) ## Generate the student notebooks from solutions/ (overwrites work in notebooks/)
 	$(RUN) -m course_lib release
 
 format: $(STAMP) ## Format code and notebooks

@@ -83,6 +83,16 @@ def test_a_missing_package_is_a_sentence_that_names_the_doctor(monkeypatch):
     assert "Traceback" not in result.output
 
 
+def test_without_typer_the_doctor_still_speaks_and_the_rest_says_what_to_do():
+    hide = "import sys; sys.modules['typer'] = None; sys.argv = ['course_lib', {!r}]; "
+    run = "import runpy; runpy.run_module('course_lib', run_name='__main__', alter_sys=False)"
+    done = python("-c", hide.format("demo") + run)
+    assert done.returncode == 1
+    assert "typer is not installed" in done.stderr and "Traceback" not in done.stderr
+    done = python("-c", hide.format("doctor") + run)
+    assert "Python" in done.stdout and "Traceback" not in done.stderr
+
+
 def test_outside_a_clone_the_release_says_where_it_works(tmp_path, monkeypatch):
     monkeypatch.setattr(release, "__file__", str(tmp_path / "course_lib" / "release.py"))
     with pytest.raises(release.ReleaseError, match="works in a clone"):

@@ -392,6 +392,22 @@ def test_feedback_keeps_the_message_and_hides_the_test():
     assert error.traceback == ["CheckError: expected 4.849 got 5.133 (seed (hidden))"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("NameError", "name 'mean_and_spread' is not defined", "did not find your function"),
+        ("CellTimeoutError", "", "time limit"),
+        ("KeyboardInterrupt", "", "time limit"),
+    ],
+)
+def test_feedback_explains_an_error_that_is_not_the_checks(name, value, words):
+    error = {"output_type": "error", "ename": name, "evalue": value, "traceback": ["a frame"]}
+    notebook, _ = HideTests().preprocess(graded_notebook([error]), {})
+    first, explanation = notebook.cells[3].outputs[0].traceback
+    assert first == f"{name}: {value}".rstrip(": ")
+    assert words in explanation
+
+
 def test_feedback_keeps_a_learners_own_traceback_but_for_quotes_of_the_test():
     notebook = graded_notebook([])
     own, quoting = "\x1b[31mZeroDivisionError\x1b[0m: line 3", "called with \x1b[34m48211\x1b[0m"

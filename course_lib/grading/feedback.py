@@ -14,6 +14,14 @@ from nbgrader.preprocessors import GetGrades, NbGraderPreprocessor
 from course_lib.grading.regions import HIDDEN_TESTS, MARK_SCHEME, split_regions
 
 HIDDEN = "(hidden)"
+TIMED_OUT = "The time limit stopped this cell: something in it, or in your function, never ends."
+# What an error of a graded cell means to the learner.
+EXPLANATIONS = {
+    "NameError": "The check did not find your function. Was it renamed, or did its own cell stop "
+    "with an error? See the cell above.",
+    "KeyboardInterrupt": TIMED_OUT,
+    "CellTimeoutError": TIMED_OUT,
+}
 SMALLEST_HIDDEN_NUMBER = 1000
 SHORTEST_HIDDEN_LINE = 8
 
@@ -79,7 +87,9 @@ class HideTests(NbGraderPreprocessor):
         if output.output_type == "error":
             if graded:
                 # The frames of a graded cell quote its source; the message is what helps.
-                output.traceback = [f"{output.ename}: {output.evalue}"]
+                output.traceback = [f"{output.ename}: {output.evalue}".rstrip(": ")]
+                if output.ename in EXPLANATIONS:
+                    output.traceback.append(EXPLANATIONS[output.ename])
             output.traceback = [hide_in_colours(line, patterns) for line in output.traceback]
             output.evalue = hide(output.evalue, patterns)
         elif output.output_type == "stream":
