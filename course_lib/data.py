@@ -9,7 +9,7 @@ data in an environment where the rest may be missing.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,19 +122,36 @@ def load(name: str, scale: str = "lite") -> "DatasetDict":
         result = _dataset(tables, {"text": "text", "label": "label"}, source.lite_labels, origin)
         said = "embedded data"  # no path: a notebook's output is the same everywhere
     else:
-        folder = os.environ.get(FOLDER_VARIABLE)
-        if folder:
-            origin = said = Path(folder).expanduser() / source.local_folder
-            tables = _read_folder(origin, source.hub_splits)
-        else:
-            origin = source.hub["path"]
-            said = f"{origin} on the Hugging Face Hub"
-            tables = _read_hub(source)
-        _check_columns(tables, source.columns, origin)
+        tables, origin, said = read_full(
+            source.local_folder, source.hub, source.hub_splits, source.columns
+        )
         result = _dataset(source.split(tables), source.columns, source.full_labels, origin)
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in result.items())
     print(f"{name} ({scale}) from {said}: {sizes}")
     return result
+
+
+def read_full(
+    local_folder: str, hub: dict[str, str], splits: tuple[str, ...], columns: Iterable[str]
+) -> tuple[Tables, str | Path, str]:
+    """The real data as they are: from `local_folder` under COURSE_DATA_DIR, or from the Hub.
+
+    hub: arguments of `datasets.load_dataset`.  splits, columns: what has to be there.
+    Returns the tables of `splits`, where they come from, and the same in words for a reader.
+    Raises FileNotFoundError for a missing folder or split, ValueError for a missing column or no
+    rows, OSError for a damaged file or no network.
+    """
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder:
+        origin = Path(folder).expanduser() / local_folder
+        said = str(origin)
+        tables = _read_folder(origin, splits)
+    else:
+        origin = hub["path"]
+        said = f"{origin} on the Hugging Face Hub"
+        tables = _read_hub(hub, splits, local_folder)
+    _check_columns(tables, columns, origin)
+    return tables, origin, said
 
 
 def write_embedded(folder: str | Path) -> list[Path]:
@@ -210,26 +227,25 @@ def _read_file(file: Path) -> "pyarrow.Table":
         ) from error
 
 
-def _read_hub(source: Source) -> Tables:
+def _read_hub(hub: dict[str, str], splits: tuple[str, ...], local_folder: str) -> Tables:
     import datasets
 
-    origin = source.hub["path"]
-
+    origin = hub["path"]
     try:
-        found = datasets.load_dataset(**source.hub)
+        found = datasets.load_dataset(**hub)
     except Exception as error:  # the Hub client raises a dozen types for "cannot be had"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
             f"{origin} cannot be loaded from the Hugging Face Hub; check the network, or set "
-            f"{FOLDER_VARIABLE} to a folder that holds {source.local_folder}/ ({reason})."
+            f"{FOLDER_VARIABLE} to a folder that holds {local_folder}/ ({reason})."
         ) from error
-    missing = [split for split in source.hub_splits if split not in found]
+    missing = [split for split in splits if split not in found]
     if missing:
         raise FileNotFoundError(f"{origin} has no split {missing[0]!r}, only {list(found)}.")
-    return {split: found[split].with_format("arrow")[:] for split in source.hub_splits}
+    return {split: found[split].with_format("arrow")[:] for split in splits}
 
 
-def _check_columns(tables: Tables, columns: dict[str, str], origin: str | Path) -> None:
+def _check_columns(tables: Tables, columns: Iterable[str], origin: str | Path) -> None:
     for split, table in tables.items():
         missing = [column for column in columns if column not in table.column_names]
         if missing:

@@ -161,6 +161,11 @@ def test_a_result_of_another_kind_or_an_error_has_no_points(exercise, answer):
     assert "Traceback" not in text and len(text.splitlines()) <= 10
 
 
+def test_an_answer_that_returns_nothing_is_asked_for_its_return(exercise):
+    text = message(verdict_of(exercise, lambda p, a, s: print("computed")), seed=0)
+    assert "nothing (None)" in text and '"return"' in text
+
+
 def test_without_the_first_property_nothing_counts(exercise):
     verdict = verdict_of(exercise, lambda p, a, s: torch.zeros(2))
     assert verdict.properties["inputs left alone"]
