@@ -306,6 +306,10 @@ def noise_squared_in_gain(X, y, prior_mean, prior_cov, noise_var):
     return prior_mean + gain @ (y - X @ prior_mean), prior_cov - gain @ X @ prior_cov
 
 
+def labels_averaged_in_gain(X, y, prior_mean, prior_cov, noise_var):
+    return posterior_by_gain(X, y, prior_mean, prior_cov, noise_var * X.shape[0])
+
+
 def precision_returned_by_cholesky(X, y, prior_mean, prior_cov, noise_var):
     prior_root = torch.linalg.cholesky(prior_cov)
     precision = torch.cholesky_inverse(prior_root) + X.T @ X / noise_var
@@ -355,6 +359,13 @@ def inverse_in_the_gain(X, y, prior_mean, prior_cov, noise_var):
     innovation = X @ prior_cov @ X.T + noise_var * torch.eye(len(y), dtype=X.dtype)
     gain = prior_cov @ X.T @ torch.linalg.inv(innovation)
     return prior_mean + gain @ (y - X @ prior_mean), prior_cov - gain @ X @ prior_cov
+
+
+def a_little_on_the_diagonal(X, y, prior_mean, prior_cov, noise_var):
+    jitter = 1e-6 * torch.eye(len(prior_mean), dtype=X.dtype)
+    prior_precision = torch.cholesky_inverse(torch.linalg.cholesky(prior_cov + jitter))
+    cov = torch.cholesky_inverse(torch.linalg.cholesky(prior_precision + X.T @ X / noise_var))
+    return cov @ (prior_precision @ prior_mean + X.T @ y / noise_var), cov
 
 
 def weight_decay(params, anchor, strength):
@@ -558,6 +569,7 @@ VARIANTS = {
         "forgets_noise_variance": [noise_forgotten_in_gain],
         "multiplies_by_noise_variance": [noise_as_a_precision],
         "squares_noise_variance": [noise_squared_in_gain],
+        "averages_the_labels": [labels_averaged_in_gain],
         "returns_precision": [precision_returned_by_cholesky],
         "returns_covariance_first": [covariance_first_from_gain],
         "counts_prior_mean_twice": [residual_without_prior_mean],
@@ -567,6 +579,7 @@ VARIANTS = {
             inverse_of_posterior_only,
             pseudo_inverses,
             inverse_in_the_gain,
+            a_little_on_the_diagonal,
         ],
     },
     "l2_anchor": {

@@ -353,6 +353,13 @@ def log_of_softmax_and_a_little(logits, labels):
     return -(picked * chosen).sum() / chosen.sum().clamp(min=1)
 
 
+def log_of_softmax_and_very_little(logits, labels):
+    chosen = labels != -100
+    logs = torch.log(torch.softmax(logits.float(), dim=-1) + 1e-9)
+    picked = logs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return -(picked * chosen).sum() / chosen.sum().clamp(min=1)
+
+
 def sums_exponentials(logits, labels):
     chosen = labels != -100
     picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
@@ -416,6 +423,11 @@ def previous_tokens(logits, ids, attention_mask):
 def rolls_the_wrong_way(logits, ids, attention_mask):
     labels = ids.masked_fill(attention_mask == 0, -100).roll(1, dims=1)
     labels[:, 0] = -100
+    return cross_entropy_of_chosen(logits, labels)
+
+
+def rolls_and_keeps_the_last(logits, ids, attention_mask):
+    labels = ids.masked_fill(attention_mask == 0, -100).roll(-1, dims=1)
     return cross_entropy_of_chosen(logits, labels)
 
 
@@ -505,10 +517,10 @@ VARIANTS = {
         "draws_fates_independently": [
             overlapping(("kept", "replaced"), BERT),  # 81/10/9
             overlapping(("masked", "replaced"), BERT),  # 72/10/18
-            overlapping(("replaced", "masked"), BERT),  # 80/2/18
             overlapping(("masked", "replaced", "kept"), BERT),  # 65/9/26
             overlapping(("masked", "replaced"), BERNOULLI),  # 40/50/10
         ],
+        "takes_shares_of_the_rest": [overlapping(("replaced", "masked"), BERT)],  # 80/2/18
         "keeps_none": [masks_or_replaces],
         "random_ids_outside": [words_of_bert, words_one_too_many],
         "ignores_the_generator": [
@@ -535,11 +547,13 @@ VARIANTS = {
             log_of_softmax_and_a_little,
             sums_exponentials,
             log_of_softmax_in_float64,
+            log_of_softmax_and_very_little,
         ],
     },
     "causal_lm_loss": {
         "no_shift": [own_tokens],
         "shifts_the_wrong_way": [previous_tokens, rolls_the_wrong_way],
+        "asks_the_last_for_the_first": [rolls_and_keeps_the_last],
         "indexes_with_integers": [indexes_with_the_targets_mask],
         "counts_padding": [shifts_and_forgets_the_mask],
         "counts_first_padding": [mask_of_the_contexts],

@@ -218,6 +218,40 @@ def takes_turns(documents, kind, generator=None):
     return pairs
 
 
+def draws_the_first(documents, kind, generator=None):
+    if kind == "sop":
+        return coin_for_every_pair(documents, kind, generator)
+    pairs = []
+    for document in documents:
+        others = [other for other in documents if other is not document and other]
+        for s in range(1, len(document)):
+            label = int(torch.randint(2, (), generator=generator))
+            other = others[int(torch.randint(len(others), (), generator=generator))]
+            drawn = other[int(torch.randint(len(other), (), generator=generator))]
+            pairs.append((document[s - 1] if label else drawn, document[s], label))
+    return pairs
+
+
+def always_a_sentence(place):
+    """NSP negatives that are the sentence at this place of another document."""
+
+    def answer(documents, kind, generator=None):
+        pairs = []
+        for d, document in enumerate(documents):
+            others = [other for e, other in enumerate(documents) if e != d and other]
+            for s in range(len(document) - 1):
+                if torch.rand((), generator=generator) < 0.5:
+                    pairs.append((document[s], document[s + 1], 1))
+                elif kind == "sop":
+                    pairs.append((document[s + 1], document[s], 0))
+                else:
+                    other = others[int(torch.randint(len(others), (), generator=generator))]
+                    pairs.append((document[s], other[place], 0))
+        return pairs
+
+    return answer
+
+
 def coin_without_generator(documents, kind, generator=None):
     return coin_for_every_pair(documents, kind)
 
@@ -251,6 +285,12 @@ VARIANTS = {
             chooses_from_an_empty_document,
             looks_at_the_first_sentence,
         ],
-        "ignores_the_generator": [takes_turns, coin_without_generator],
+        "nsp_replaces_the_first": [draws_the_first],
+        "nsp_always_the_first_sentence": [
+            always_a_sentence(0),
+            always_a_sentence(-1),
+        ],
+        "alternates_the_labels": [takes_turns],
+        "ignores_the_generator": [coin_without_generator],
     }
 }

@@ -265,6 +265,18 @@ def squares_noise_variance(X, y, prior_mean, prior_cov, noise_var):
 
 
 @gaussian_posterior.mistake(
+    "the labels are averaged, where their evidence adds up",
+    why="a thousand labels would then say no more about the weights than one of them does.",
+    look_at="how does your covariance change when every label is given twice, and how should it?",
+)
+def averages_the_labels(X, y, prior_mean, prior_cov, noise_var):
+    n = len(y)
+    prior_precision = torch.linalg.inv(prior_cov)
+    cov = torch.linalg.inv(prior_precision + X.T @ X / (n * noise_var))
+    return cov @ (prior_precision @ prior_mean + X.T @ y / (n * noise_var)), cov
+
+
+@gaussian_posterior.mistake(
     "the second result is the precision, not the covariance",
     why="its diagonal should be the variance that is left in each weight; this grows with labels.",
     look_at="does your second result get smaller or larger when labels are added?",
@@ -340,12 +352,13 @@ def _breaks_down_when_badly_conditioned(
 
 
 @gaussian_posterior.mistake(
-    "it breaks down when prior_cov is badly conditioned, as an explicit inverse does",
-    why="rounding errors grow with the condition number, here 1e10: an inverse is right to six or "
-    "seven digits, and its error is larger than the smallest variance. Some direction gets a "
-    "negative variance, and nobody can sample from such a posterior.",
-    look_at="each inverse, or solve against an identity matrix. Which factorisation of a "
-    "covariance is symmetric by construction, and can solve and invert?",
+    "it loses the smallest variances when prior_cov is badly conditioned",
+    why="the variances differ by a factor of up to 1e10: a rounding error, or a little on the "
+    "diagonal, that is nothing beside the largest is more than the smallest. Some direction gets a "
+    "wrong variance, often a negative one, and nobody can sample from such a posterior.",
+    look_at="each inverse, each difference of two nearly equal covariances, and anything you add "
+    "to the diagonal. Which factorisation of a covariance is symmetric by construction, and can "
+    "solve and invert?",
     recognise=_breaks_down_when_badly_conditioned,
 )
 def inverts_explicitly(X, y, prior_mean, prior_cov, noise_var):

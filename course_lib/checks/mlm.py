@@ -450,7 +450,7 @@ def masks_special_tokens(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, 
     "every chosen token becomes [MASK]",
     why="fine-tuning never shows a [MASK], so the model must not learn to think only there.",
     look_at="what happens to the other 20 % of the chosen tokens?",
-    when=lambda made: made["every token"].fates[0] > 0.999,
+    when=lambda made: made["every token"].fates[0] > 0.999 and made["p = 0.15"].fates[0] > 0.9,
     fails="shares of the fates",
 )
 def always_masks(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, generator=None):
@@ -463,7 +463,7 @@ def always_masks(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, generato
     "one draw decides whether a token is chosen and also what becomes of it",
     why="a draw that is below p = 0.15 is below 0.8 as well, so a chosen token is always masked.",
     look_at="given that a token is chosen, which values can the number still have that you test?",
-    when=lambda made: made["p = 0.15"].fates[1] < 0.01 < made["every token"].fates[1],
+    when=lambda made: made["p = 0.15"].fates[1] < 0.01 and _close(made["every token"], [BERT]),
     fails="shares of the fates",
 )
 def one_draw_for_both(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, generator=None):
@@ -480,10 +480,7 @@ def one_draw_for_both(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, gen
     why="the draws overlap, so the later one takes from the earlier and 80/10/10 comes out as "
     "something else (81/9/10, for one).",
     look_at="can one token be picked by two of your draws? Of which tokens is each share a share?",
-    when=lambda made: any(
-        max(abs(a - b) for a, b in zip(made["every token"].fates, shares, strict=True)) < CLOSE
-        for shares in OVERLAPPING
-    ),
+    when=lambda made: _close(made["every token"], OVERLAPPING),
 )
 def draws_fates_independently(
     ids, special_tokens_mask, mask_id, vocab_size, p=0.15, generator=None
@@ -517,15 +514,44 @@ def _overlapping() -> list[tuple[float, ...]]:
     return found
 
 
+def _close(made: Corruption, candidates: Sequence[tuple[float, ...]]) -> bool:
+    """Whether the fates have one of these triples of shares."""
+    return any(
+        max(abs(a - b) for a, b in zip(made.fates, shares, strict=True)) < CLOSE
+        for shares in candidates
+    )
+
+
+BERT = (mlm.MASKED_SHARE, mlm.RANDOM_SHARE, 1 - mlm.MASKED_SHARE - mlm.RANDOM_SHARE)
+# Where [MASK] still has all of its share, the others got a share of the rest.
+OF_THE_REST = [shares for shares in _overlapping() if shares[0] == mlm.MASKED_SHARE]
 # The last is Bernoulli(1/2) for "random" that also takes tokens which are masked already.
-OVERLAPPING = [*_overlapping(), (0.4, 0.5, 0.1)]
+OVERLAPPING = [*(set(_overlapping()) - set(OF_THE_REST)), (0.4, 0.5, 0.1)]
+
+
+@_masking_mistake(
+    "the 10 % are taken from what is left over",
+    why="10 % of the 20 % that are not [MASK] is 2 % of the chosen tokens, not 10 %.",
+    look_at="of which tokens should each share be a share, and of which is yours?",
+    when=lambda made: _close(made["every token"], OF_THE_REST),
+    fails="shares of the fates",
+)
+def takes_shares_of_the_rest(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, generator=None):
+    chosen = torch.rand(ids.shape, generator=generator) < p
+    chosen = chosen & (special_tokens_mask == 0)
+    masked = chosen & (torch.rand(ids.shape, generator=generator) < 0.8)
+    replaced = chosen & ~masked & (torch.rand(ids.shape, generator=generator) < 0.1)
+    words = torch.randint(vocab_size, ids.shape, generator=generator)
+    inputs = torch.where(masked, mask_id, ids)
+    inputs = torch.where(replaced, words, inputs)
+    return inputs, torch.where(chosen, ids, -100)
 
 
 @_masking_mistake(
     "no chosen token stays as it is",
     why="a token that is its own answer now and then keeps the model honest about visible tokens.",
     look_at="the three shares must add up to 1; which one is left when you add up two of yours?",
-    when=lambda made: made["every token"].fates[2] < 0.01,
+    when=lambda made: made["every token"].fates[2] < 0.01 < made["every token"].fates[0],
     fails="shares of the fates",
 )
 def keeps_none(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, generator=None):
@@ -557,7 +583,8 @@ def random_ids_outside(ids, special_tokens_mask, mask_id, vocab_size, p=0.15, ge
 
 @mask_tokens.mistake(
     "not all chance comes from the generator",
-    why="with a seed of their own, two people get the same masks; and so do you, after a restart.",
+    why="two people who use the same seed should get the same masks, and so should you after a "
+    "restart.",
     look_at="every call that draws something: does it get the generator?",
     recognise=ignores_generator,
     fails="the generator decides",
@@ -746,7 +773,8 @@ NO_GRAPH = (
 )
 EXP_BEFORE_LOG = (
     "it takes exp first and log afterwards, and in between numbers run out of range",
-    "the probability of an unlikely token becomes 0 in float16, and its logarithm infinite.",
+    "the probability of an unlikely token becomes 0 (in float32 too, only later), and its "
+    "logarithm infinite, or stuck at the logarithm of what you added to it.",
     "which single function of PyTorch gives log-probabilities straight from logits?",
 )
 
@@ -977,6 +1005,18 @@ def shifts_the_wrong_way(logits, ids, attention_mask):
     picked = torch.log_softmax(logits[:, 1:], dim=-1).gather(-1, ids[:, :-1].unsqueeze(-1))
     counted = attention_mask[:, 1:].bool() & attention_mask[:, :-1].bool()
     return -(picked.squeeze(-1) * counted).sum() / counted.sum().clamp(min=1)
+
+
+@causal_lm_loss.mistake(
+    "the last position of a row is asked for its first token",
+    why="nothing follows the last token, and torch.roll brings the first one round to its place.",
+    look_at="which token comes after the last one of a row, and which does your code take?",
+)
+def asks_the_last_for_the_first(logits, ids, attention_mask):
+    following = torch.roll(ids, -1, dims=1)
+    counted = attention_mask.bool() & torch.roll(attention_mask, -1, dims=1).bool()
+    picked = torch.log_softmax(logits, dim=-1).gather(-1, following.unsqueeze(-1)).squeeze(-1)
+    return -(picked * counted).sum() / counted.sum().clamp(min=1)
 
 
 @causal_lm_loss.mistake(

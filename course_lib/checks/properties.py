@@ -9,6 +9,7 @@ from course_lib.checks.exercise import Case, Chance, Failure, Foreign, Observati
 from course_lib.checks.observe import TWO_CALLS, as_tensor, leaves, same
 
 MOST_ENTRIES = 4  # of a tensor, in a message
+NOTHING = "nothing (None)"
 
 
 def returns(points: float, kinds: tuple[str, ...] = (), name: str = "shape") -> Property:
@@ -178,7 +179,7 @@ def describe(value) -> str:
         return "a number"
     if isinstance(value, Foreign):
         return f"an object of type {value.type_name}"
-    return "nothing (None)" if value is None else "a string"
+    return NOTHING if value is None else "a string"
 
 
 def show(value) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from course_lib.checks.exercise import Case, Exercise, Verdict
 from course_lib.checks.judge import judge
-from course_lib.checks.properties import describe, number
+from course_lib.checks.properties import NOTHING, describe, number
 
 TOPICS = ("bayes", "mlm", "sentence_pairs")  # the modules beside this one that hold a bank
 VERDICT = "application/vnd.course.verdict+json"
@@ -115,6 +115,8 @@ def message(verdict: Verdict, seed: int | None = None) -> str:
     if verdict.mistake:
         lines.append(_labelled("Why it matters", verdict.mistake.why))
         lines.append(_labelled("Look at", verdict.mistake.look_at))
+    elif verdict.failure.got.startswith(NOTHING):
+        lines.append(_labelled("Look at", 'is there a "return" on every path?'))
     lines.append(_wrap(f"  {score}: {held}." if verdict.points and held else f"  {score}."))
     return "\n".join(lines)
 

@@ -2,14 +2,16 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 
 from course_lib import sentence_pairs as reference
 from course_lib.checks.exercise import Case, Chance, Exercise, Failure, Observation, Property
-from course_lib.checks.observe import TWO_CALLS, observe_call
+from course_lib.checks.observe import TWO_CALLS, observe_call, same
 from course_lib.checks.properties import (
     describe,
     ignores_generator,
@@ -153,10 +155,28 @@ def _test_nsp_negatives(case: Case, pairs: list[Pair]) -> Failure | None:
             return Failure("label 0 where the second is from another document", pair.text)
     if not negatives and case.kind == "many nsp":
         return Failure("pairs with label 0", "none")
+    firsts, documents = Counter(pair.first for pair in pairs), case.arguments["documents"]
+    for pair in negatives:
+        document, sentence = pair.first
+        if firsts[pair.first] > 1 or sentence == len(documents[document]) - 1:
+            return Failure("every first sentence of two neighbours once", pair.text)
     distances = {pair.second[0] - pair.first[0] for pair in negatives}
     if case.kind == "many nsp" and len(distances) < 3:
         return Failure("negatives from any other document", f"only {len(distances)} documents away")
+    if case.kind == "many nsp" and _one_place_each(case, negatives):
+        return Failure(
+            "negatives from all over their documents",
+            f"only {len({pair.second for pair in negatives})} different second sentences",
+        )
     return None
+
+
+def _one_place_each(case: Case, negatives: list[Pair]) -> bool:
+    """Whether no more sentences are drawn than there are documents.
+
+    With 80 or more draws from 240 or more sentences, a right answer draws dozens.
+    """
+    return 0 < len({pair.second for pair in negatives}) <= len(case.arguments["documents"])
 
 
 def _test_sop_negatives(case: Case, pairs: list[Pair]) -> Failure | None:
@@ -353,6 +373,57 @@ def nsp_from_any_document(documents, kind, generator=None):
 
 
 @_pair_mistake(
+    "a negative of NSP replaces the first sentence and keeps the second",
+    why="the question is what follows a given sentence, so the first one is given and the second "
+    "one is drawn.",
+    look_at="compare the first sentences of all your pairs with those of the documents.",
+    when=lambda case, pairs: case.kind == "many nsp" and _keeps_the_second(pairs),
+    fails="NSP negatives",
+)
+def nsp_replaces_the_first(documents, kind, generator=None):
+    pairs = []
+    for d, document in enumerate(documents):
+        others = [s for e, other in enumerate(documents) if e != d for s in other]
+        for first, second in zip(document[:-1], document[1:], strict=True):
+            if torch.rand((), generator=generator) < 0.5:
+                pairs.append((first, second, 1))
+            elif kind == "sop":
+                pairs.append((second, first, 0))
+            else:
+                place = int(torch.randint(len(others), (), generator=generator))
+                pairs.append((others[place], second, 0))
+    return pairs
+
+
+def _keeps_the_second(pairs: list[Pair]) -> bool:
+    """Whether every second sentence comes once, as it does where all first ones are drawn."""
+    return len({pair.second for pair in pairs}) == len(pairs) > len({pair.first for pair in pairs})
+
+
+@_pair_mistake(
+    "a negative of NSP always takes the same sentence of a document, such as its first",
+    why="first sentences are titles and greetings; a model would learn to know them, and need not "
+    "read the other one.",
+    look_at="which sentences of another document can your draw give, and which never?",
+    when=lambda case, pairs: case.kind == "many nsp" and _one_place_each(case, _negatives(pairs)),
+    fails="NSP negatives",
+)
+def nsp_always_the_first_sentence(documents, kind, generator=None):
+    pairs = []
+    for d, document in enumerate(documents):
+        others = [other for e, other in enumerate(documents) if e != d and other]
+        for first, second in zip(document[:-1], document[1:], strict=True):
+            if torch.rand((), generator=generator) < 0.5:
+                pairs.append((first, second, 1))
+            elif kind == "sop":
+                pairs.append((second, first, 0))
+            else:
+                place = int(torch.randint(len(others), (), generator=generator))
+                pairs.append((first, others[place][0], 0))
+    return pairs
+
+
+@_pair_mistake(
     "the negatives of SOP come from another document",
     why="then the topic gives the answer away, as in NSP; SOP was made to ask for order alone.",
     look_at="which two sentences does a negative of SOP hold, and what is wrong with them?",
@@ -421,9 +492,43 @@ def stopped_by_an_empty_document(documents, kind, generator=None):
     return pairs
 
 
+def _takes_turns(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+    """Whether two calls give the same pairs somewhere, with labels that alternate."""
+    for case, seen in zip(cases, observations, strict=True):
+        if case.kind == TWO_CALLS and not seen.error and same(*seen.output):
+            pairs = _pairs(case, Observation(output=seen.output[0]))
+            if not isinstance(pairs, Failure):
+                return all(left.label != right.label for left, right in pairwise(pairs))
+    return False
+
+
+@sentence_pairs.mistake(
+    "nothing random decides the label",
+    why="a model could read the label off the place of the pair, without reading the sentences, "
+    "and every epoch would ask the same questions.",
+    look_at="what does the label of one pair depend on? Is there a draw in it?",
+    recognise=_takes_turns,
+    fails="the generator decides",
+)
+def alternates_the_labels(documents, kind, generator=None):
+    pairs = []
+    for d, document in enumerate(documents):
+        others = [s for e, other in enumerate(documents) if e != d for s in other]
+        for first, second in zip(document[:-1], document[1:], strict=True):
+            if len(pairs) % 2 == 0:
+                pairs.append((first, second, 1))
+            elif kind == "sop":
+                pairs.append((second, first, 0))
+            else:
+                place = int(torch.randint(len(others), (), generator=generator))
+                pairs.append((first, others[place], 0))
+    return pairs
+
+
 @sentence_pairs.mistake(
     "not all chance comes from the generator",
-    why="with a seed of their own, two people get the same pairs; and so do you, after a restart.",
+    why="two people who use the same seed should get the same pairs, and so should you after a "
+    "restart.",
     look_at="what decides between the labels, and which sentence a negative gets?",
     recognise=ignores_generator,
     fails="the generator decides",
