@@ -347,7 +347,7 @@ def test_processes_together_have_the_loss_and_gradient_of_the_whole_batch(tmp_pa
     torch.manual_seed(0)
     encoder = Encoder().double()
     batch = [view.detach() for view in make_views(8, 6, torch.float64)]
-    arguments = (world, f"file://{tmp_path}/meeting", batch, encoder, tmp_path)
+    arguments = (world, (tmp_path / "meeting").as_uri(), batch, encoder, tmp_path)
     multiprocessing.spawn(one_process, arguments, nprocs=world)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
 
