@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/nt_xent.py
 
 Prints a Markdown table. The contestants take turns, and a median is taken over the rounds, so that
-what else the machine does falls on all of them. Memory is what a fresh process takes in addition
+what else the machine does falls on all of them. Before that, all losses and gradients must agree
+with the plain formula in float64, to float32's rounding. Memory is what a fresh process takes in addition
 at its peak during one forward and backward pass (read from /proc, so on Linux only). lightly and
 pytorch-metric-learning take part where they are installed; the course needs neither.
 """
@@ -92,6 +93,23 @@ def make_views(n):
     return [torch.randn(n, DIM, generator=generator, requires_grad=True) for _ in range(2)]
 
 
+def require_agreement(n=200):
+    """Raise unless every loss and its gradient is that of the plain formula in float64."""
+    views = make_views(n)
+    exact = [view.detach().double().requires_grad_() for view in views]
+    wanted = plain(*exact)
+    pulls = torch.autograd.grad(wanted, exact)
+    for name, loss in losses().items():
+        got = loss(*views)
+        own = torch.autograd.grad(got, views)
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=0, msg=f"{name}: loss")
+        for pull, exact_pull in zip(own, pulls, strict=True):
+            size = exact_pull.abs().max().item()
+            torch.testing.assert_close(
+                pull.double(), exact_pull, rtol=0, atol=1e-5 * size, msg=f"{name}: gradient"
+            )
+
+
 def seconds(call):
     start = time.perf_counter()
     call()
@@ -140,6 +158,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    require_agreement()
     print("| N | loss | ms | times the three products | peak rises by, MiB |")
     print("|---|---|---|---|---|")
     for n in options.sizes:

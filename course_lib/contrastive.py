@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 BLOCK_ROWS = 256  # rows of similarities held at once; 64 to 512 differ by a tenth in time
+KEPT_ENTRIES = 2**22  # similarities kept for the backward pass at most, whatever N: 16 MiB
 SAFE_EXPONENT = 60.0  # exp(60), exp(-60) and sums and products of the two fit float32
 SHORTEST = 1e-30  # vectors with no entry above this count as zero
 COLDEST, HOTTEST = 1e-6, 1e6  # temperatures for which similarities / temperature fit float32
@@ -25,12 +26,13 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     temperature: a number, or a scalar tensor, which may have a gradient.
     Returns a scalar. Half precision is computed in float32, and the scalar is float32 then.
     The 2N x 2N similarities are computed block by block, in the forward pass for their
-    log-sum-exps and again in the backward pass, so memory grows with N d and not with N^2. A zero
-    vector has similarity 0 to all. The gradient cannot be differentiated again.
+    log-sum-exps and again in the backward pass, but for a few blocks that are kept, so memory
+    grows with N d and not with N^2. A zero vector has similarity 0 to all. The gradient cannot be
+    differentiated again.
     Raises ValueError for shapes or temperatures that do not fit, TypeError for integers or two
     dtypes.
     """
-    _check_embeddings({"z1": z1, "z2": z2}, temperature)
+    check_embeddings({"z1": z1, "z2": z2}, temperature)
     with torch.autocast(z1.device.type, enabled=False):
         return _NTXent.apply(_scaled_views(z1, z2, temperature))
 
@@ -50,7 +52,7 @@ def gathered_nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return nt_xent(z1, z2, temperature)
-    _check_embeddings({"z1": z1, "z2": z2}, temperature)
+    check_embeddings({"z1": z1, "z2": z2}, temperature)
     shapes = _all_gather(torch.tensor([z1.shape], device=z1.device)).tolist()
     if shapes.count(shapes[0]) != len(shapes):
         raise ValueError(f"z1 must have one shape in all processes, got {shapes}.")
@@ -173,12 +175,12 @@ def moco_loss(query: Tensor, positive_key: Tensor, queue: Tensor, temperature: f
     Raises ValueError for shapes or temperatures that do not fit, TypeError for integers or two
     dtypes of query and positive_key.
     """
-    _check_embeddings({"query": query, "positive_key": positive_key}, temperature)
+    check_embeddings({"query": query, "positive_key": positive_key}, temperature)
     if queue.ndim != 2 or queue.shape[1] != query.shape[1]:
         raise ValueError(f"queue must be (K, {query.shape[1]}), got {tuple(queue.shape)}.")
     with torch.autocast(query.device.type, enabled=False):
-        query = _unit(query)
-        positive_key, queue = _unit(positive_key.detach()), _unit(queue.detach().to(query.device))
+        query = unit(query)
+        positive_key, queue = unit(positive_key.detach()), unit(queue.detach().to(query.device))
         positives = (query * positive_key).sum(dim=1, keepdim=True)  # (B, 1)
         logits = torch.cat([positives, query @ queue.to(query).T], dim=1) / temperature
         return F.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.long))
@@ -197,6 +199,7 @@ class _NTXent(torch.autograd.Function):
         half = len(points) // 2
         normaliser = points.new_full((len(points),), -math.inf)  # (2N,) log-sum-exps
         positives = points.new_empty(half)
+        kept, room = [], KEPT_ENTRIES if ctx.safe and ctx.needs_input_grad[0] else 0
         for own in _blocks(points):
             logits = _logits(points[own], points[own.start :], 0)
             pairs = logits.diagonal(half)  # of the rows in the first half
@@ -204,19 +207,26 @@ class _NTXent(torch.autograd.Function):
             of_rows, of_columns = _log_sums(logits, ctx.safe)
             torch.logaddexp(normaliser[own], of_rows, out=normaliser[own])
             torch.logaddexp(normaliser[own.stop :], of_columns, out=normaliser[own.stop :])
-        ctx.save_for_backward(points, normaliser)
+            if len(kept) == own.start // BLOCK_ROWS and logits.numel() <= room:
+                room -= logits.numel()
+                kept.append(logits)
+        ctx.save_for_backward(points, normaliser, *kept)
         return (normaliser - positives.repeat(2)).mean()
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         _refuse_second_derivative()
-        points, normaliser = ctx.saved_tensors
+        points, normaliser, *kept = ctx.saved_tensors  # kept: exponentials of the first blocks
         half = len(points) // 2
         pulls = torch.zeros_like(points)
         with torch.autocast(points.device.type, enabled=False):
-            for own in _blocks(points):
-                logits = _logits(points[own], points[own.start :], 0)
-                weights = _weights(logits, normaliser[own], normaliser[own.start :], ctx.safe)
+            for block, own in enumerate(_blocks(points)):
+                of_rows, of_columns = normaliser[own], normaliser[own.start :]
+                if block < len(kept):
+                    weights = kept[block] * _inverses(of_rows, of_columns)
+                else:
+                    logits = _logits(points[own], points[own.start :], 0)
+                    weights = _weights(logits, of_rows, of_columns, ctx.safe)
                 weights.diagonal(half).sub_(2)  # a pair counts in the rows of both its points
                 weights.diagonal(-half).sub_(2)  # inside a diagonal square only
                 pulls[own].addmm_(weights, points[own.start :])
@@ -290,9 +300,14 @@ def _log_sums(logits: Tensor, safe: bool) -> tuple[Tensor, Tensor]:
 def _weights(logits: Tensor, of_rows: Tensor, of_columns: Tensor, safe: bool) -> Tensor:
     """Row i's softmax at column j plus column j's softmax at row i. Overwrites the logits."""
     if safe:
-        return logits.exp_().mul_(of_rows.neg().exp()[:, None] + of_columns.neg().exp())
+        return logits.exp_().mul_(_inverses(of_rows, of_columns))
     weights = (logits - of_rows[:, None]).exp_()
     return weights.add_(logits.sub_(of_columns).exp_())
+
+
+def _inverses(of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    """The sum of a row's and a column's 1 / sum of exponentials, from their logarithms."""
+    return of_rows.neg().exp()[:, None] + of_columns.neg().exp()
 
 
 def _refuse_second_derivative() -> None:
@@ -306,10 +321,10 @@ def _refuse_second_derivative() -> None:
 
 def _scaled_views(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """Points (2N, d) whose inner products are cosine similarities / temperature."""
-    return _unit(torch.cat([z1, z2])) / temperature**0.5
+    return unit(torch.cat([z1, z2])) / temperature**0.5
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
     """Vectors of length 1, at least in float32; a zero vector stays zero.
 
     The largest entry is divided out first, so that no square over- or underflows. The direction
@@ -333,7 +348,11 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _check_embeddings(pair: dict[str, Tensor], temperature: float) -> None:
+def check_embeddings(pair: dict[str, Tensor], temperature: float) -> None:
+    """Raise unless two named tensors are embeddings (N, d) alike and the temperature is sane.
+
+    Raises ValueError for shapes or a temperature that do not fit, TypeError for dtypes.
+    """
     (first_name, first), (second_name, second) = pair.items()
     if first.ndim != 2 or first.shape != second.shape or not first.numel():
         raise ValueError(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning.losses import NTXentLoss
 from torch import distributed as dist
 from torch import multiprocessing, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -101,8 +102,12 @@ class MostBytes(TorchDispatchMode):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of three rows, so that a few rows make several blocks and a part of one."""
+    """Blocks of three rows, so that a few rows make several blocks and a part of one.
+
+    Of 12 points the first two blocks, 36 and 27 entries, are kept, and the other two are not.
+    """
     monkeypatch.setattr(contrastive, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(contrastive, "KEPT_ENTRIES", 70)
 
 
 # nt_xent
@@ -116,6 +121,16 @@ def test_nt_xent_is_the_papers_formula(small_blocks, n, temperature):
     torch.testing.assert_close(
         gradients(nt_xent, views, temperature), gradients(papers_nt_xent, views, temperature)
     )
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 1])
+def test_nt_xent_agrees_with_pytorch_metric_learning(temperature):
+    views = make_views(8, dtype=torch.float64)
+    labels = torch.arange(8).repeat(2)
+    peer = NTXentLoss(temperature)
+    torch.testing.assert_close(nt_xent(*views, temperature), peer(torch.cat(views), labels))
+    theirs = torch.autograd.grad(peer(torch.cat(views), labels), views)
+    torch.testing.assert_close(gradients(nt_xent, views, temperature), theirs)
 
 
 @pytest.mark.parametrize("n", [1, 4])
@@ -244,6 +259,26 @@ def test_the_matrix_of_similarities_is_never_held():
     with LargestTensor() as largest:
         nt_xent(*views, 0.1).backward()
     assert largest.entries == contrastive.BLOCK_ROWS * 2 * n
+
+
+@pytest.mark.parametrize("room", [600_000, 1_200_000])
+def test_blocks_are_kept_for_the_backward_pass_within_their_room(monkeypatch, room):
+    """The first blocks have 524 288 and 458 752 entries of 4 bytes."""
+
+    def peak(entries):
+        monkeypatch.setattr(contrastive, "KEPT_ENTRIES", entries)
+        with MostBytes() as most:
+            nt_xent(*make_views(1024, 8), 0.1).backward()
+        return most.peak
+
+    assert 0.5 * 4 * room < peak(room) - peak(0) <= 4 * room
+
+
+def test_the_backward_pass_can_run_twice():
+    views = make_views()
+    loss = nt_xent(*views, 0.1)
+    once = torch.autograd.grad(loss, views, retain_graph=True)
+    assert all(map(torch.equal, once, torch.autograd.grad(loss, views)))
 
 
 def test_the_recorder_sees_a_matrix():
