@@ -4,9 +4,9 @@
 
 Prints a Markdown table. The contestants take turns, and a median is taken over the rounds, so that
 what else the machine does falls on all of them. Before that, all losses and gradients must agree
-with the plain formula in float64, to float32's rounding. Memory is what a fresh process takes in addition
-at its peak during one forward and backward pass (read from /proc, so on Linux only). lightly and
-pytorch-metric-learning take part where they are installed; the course needs neither.
+with the plain formula in float64, to float32's rounding. Memory is what a fresh process takes in
+addition at its peak during one forward and backward pass (read from /proc, so on Linux only).
+lightly and pytorch-metric-learning take part where they are installed.
 """
 
 import argparse

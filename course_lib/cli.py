@@ -155,6 +155,10 @@ class Experiment(enum.StrEnum):
     """Measurements too long for a notebook; their results are shipped under data/experiments/."""
 
     MASK_RATES = "mask-rates"
+    CONTRASTIVE_FEATURES = "contrastive-features"
+    MOCO = "moco"
+    TEMPERATURE_SCHEDULES = "temperature-schedules"
+    BATCH_SIZES = "batch-sizes"
 
 
 @command
@@ -163,9 +167,17 @@ def experiment(
     out: Annotated[Path, typer.Option(help="JSON file; runs that it holds are not made again.")],
 ):
     """Measure what a notebook only draws because it takes too long (minutes to an hour)."""
+    from course_lib.experiments.contrastive import compare_features, compare_moco
     from course_lib.experiments.mlm import mask_rates
+    from course_lib.experiments.stability import compare_batch_sizes, compare_schedules
 
-    runs = {Experiment.MASK_RATES: mask_rates}
+    runs = {
+        Experiment.MASK_RATES: mask_rates,
+        Experiment.CONTRASTIVE_FEATURES: compare_features,
+        Experiment.MOCO: compare_moco,
+        Experiment.TEMPERATURE_SCHEDULES: compare_schedules,
+        Experiment.BATCH_SIZES: compare_batch_sizes,
+    }
     result = runs[name](out)
     print(f"{out} holds {len(result['runs'])} runs.")
 

@@ -1,7 +1,7 @@
 """Image encoders: residual networks from 20 thousand to 11 million parameters, without a head.
 
 `small_encoder` trains on 16 x 16 pictures in seconds on a CPU; `resnet18_cifar` is what CIFAR-10
-results are reported with. Both map (N, 3, height, width) to (N, d).
+results are reported with. Both map (N, 3, height, width) to (N, d), and `dim` is d.
 """
 
 import torch
@@ -27,6 +27,43 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = torch.relu(self.bn1(self.conv1(x)))
         return torch.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
+
+
+class SmallEncoder(nn.Module):
+    """Encoder of small pictures, (N, 3, H, W) -> (N, 16 width); see `small_encoder`.
+
+    Three stages of width, 2 width and 4 width channels. Each is a 3 x 3 convolution, max-pooling
+    that halves height and width, and a residual 3 x 3 convolution. The output keeps the upper left,
+    upper right, lower left and lower right quarter apart: where a part of a shape lies helps a
+    linear probe. `dim` is the width of the output. He et al. 2016 (1512.03385) for the residuals;
+    pooling instead of strides, and one convolution instead of two, differ from theirs.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.dim = 16 * width
+        channels = (3, width, 2 * width, 4 * width)
+        self.stages = nn.Sequential(*map(PooledStage, channels[:-1], channels[1:]))
+        self.quarters = nn.AdaptiveAvgPool2d(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.quarters(self.stages(images)).flatten(1)
+
+
+class PooledStage(nn.Module):
+    """y + F(y) of y = max-pooled F'(x), with F and F' a 3 x 3 convolution, BatchNorm and ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Pooled before the ReLU, which gives the same and has a quarter of the work.
+        y = torch.relu(torch.max_pool2d(self.bn1(self.conv1(x)), 2))
+        return y + torch.relu(self.bn2(self.conv2(y)))
 
 
 class ResNet(nn.Module):
@@ -63,15 +100,16 @@ class ResNet(nn.Module):
         return self.stages(self.stem(images)).mean(dim=(2, 3))
 
 
-def small_encoder(width: int = 16) -> ResNet:
-    """A ResNet of three blocks, widths (width, 2 width, 4 width): (N, 3, H, W) -> (N, 4 width).
+def small_encoder(width: int = 16) -> SmallEncoder:
+    """An encoder for pictures of 8 x 8 pixels and more: (N, 3, H, W) -> (N, 16 width).
 
-    77 thousand parameters at the default width of 16, 44 thousand at 12. Weights come from torch's
-    global random state: call `torch.manual_seed` first. Raises ValueError for a width below 1.
+    72 thousand parameters at the default width of 16. In `torch.channels_last` memory it is about
+    a third faster on a CPU. Weights come from torch's global random state: call
+    `torch.manual_seed` first. Raises ValueError for a width below 1.
     """
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}.")
-    return ResNet((width, 2 * width, 4 * width), blocks=1)
+    return SmallEncoder(width)
 
 
 def resnet18_cifar() -> ResNet:

@@ -6,7 +6,9 @@ Nothing here touches pyplot or its global state: a figure is made, drawn, shown 
 import base64
 import html
 import io
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,6 +38,24 @@ def panels(number: int = 1, titles: Sequence[str] = (), **share) -> tuple[Figure
     for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, fontsize=10)
     return figure, axes
+
+
+def pictures(images, row_names: Sequence[str], column_names: Sequence[str] = ()) -> Figure:
+    """A grid of pictures, (rows, columns, 3, H, W) in [0, 1], with names at its left and top."""
+    images = np.moveaxis(np.asarray(images, dtype=float), 2, -1)
+    rows, columns = images.shape[:2]
+    figure = Figure(
+        figsize=(columns * 1.05 + 1.0, rows * 1.05 + 0.4), dpi=DPI, layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, image in zip(axes.flat, images.reshape(-1, *images.shape[2:]), strict=True):
+        axis.imshow(image, vmin=0, vmax=1, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+    for axis, name in zip(axes[:, 0], row_names, strict=True):
+        axis.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+    for axis, name in zip(axes[0], column_names, strict=False):
+        axis.set_title(name, fontsize=9)
+    return figure
 
 
 def line(axis: Axes, x, y, label: str, series: int = 0) -> None:
@@ -91,4 +111,44 @@ def show(figure: Figure, alt: str) -> None:
     """
     from IPython.display import display
 
-    display({"text/html": markup(figure, alt), "text/plain": f"Figure: {alt}"}, raw=True)
+    display(_content(figure, alt), raw=True)
+
+
+@contextmanager
+def live(
+    draw: Callable[[], tuple[Figure, str]], seconds: float = 2.0
+) -> Iterator[Callable[[], None]]:
+    """A figure that is drawn again while something runs.
+
+    draw: gives the figure as it is now, and its alternative text.
+    `with live(draw) as redraw:` gives a `redraw()` to be called as often as one likes: it draws
+    at most every `seconds`. At the end, and after an error too, the last state is shown, as
+    `show` does. Outside a notebook nothing is drawn.
+    """
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if not hasattr(get_ipython(), "kernel"):
+        yield lambda: None
+        return
+    # The moving picture is gone in the end and the last state is an output of its own, because
+    # updates of an output are not compared by nbval, nor kept by every front end.
+    nothing = {"text/html": "", "text/plain": ""}
+    picture = display(nothing, raw=True, display_id=True)
+    drawn = time.monotonic()
+
+    def redraw() -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn >= seconds:
+            picture.update(_content(*draw()), raw=True)
+            drawn = time.monotonic()
+
+    try:
+        yield redraw
+    finally:
+        picture.update(nothing, raw=True)
+        show(*draw())
+
+
+def _content(figure: Figure, alt: str) -> dict[str, str]:
+    return {"text/html": markup(figure, alt), "text/plain": f"Figure: {alt}"}

@@ -1,8 +1,6 @@
 """Notebook 02: masked-LM loss against its floor; mask rates; 80/10/10 against [MASK] alone."""
 
 import functools
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from course_lib.bert import build_tokenizer, random_weights
-from course_lib.data import data_folder
 from course_lib.experiments.pretraining import (
     HELD_OUT_SEED,
     Evaluation,
@@ -22,6 +19,7 @@ from course_lib.experiments.pretraining import (
     learning_rate_scale,
     training_step,
 )
+from course_lib.experiments.results import run_missing, runs_of
 from course_lib.grammar import CLS, CUE_WORDS, MASK, PAD, SEP, TOPIC_WORDS, WEEKDAYS
 from course_lib.language import encode, masked_log_probs, sample_documents, vocabulary
 from course_lib.mlm import IGNORED, mask_tokens
@@ -244,20 +242,6 @@ def _first_entropy(ids: np.ndarray, masked: np.ndarray) -> float:
     return float(-(np.exp(first) * possible).sum(axis=1).mean())
 
 
-def shipped(path: str):
-    """A measurement that comes with the course: SHIPPED_HISTORY or SHIPPED_MASK_RATES.
-
-    Raises FileNotFoundError if it is missing, ValueError if it is damaged.
-    """
-    file = data_folder() / path
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; install the course again.")
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged; install the course again.") from error
-
-
 def mask_rates(
     out: str | Path,
     steps: int = 2000,
@@ -288,48 +272,38 @@ def mask_rates(
     for name, value in {**settings, "seeds": seeds}.items():
         if value <= 0:
             raise ValueError(f"{name} must be positive, got {value}.")
-    out = Path(out)
-    result = _read(out, settings) if out.exists() else {"settings": settings, "runs": []}
-    done = {(run["mask_rate"], run["corruption"], run["seed"]) for run in result["runs"]}
-    wanted = [(*setting, seed) for seed in range(seeds) for setting in SETTINGS]
-    missing = [run for run in wanted if run not in done]
-    if not missing:
-        return result
-    ids, evaluation = corpus(documents), Evaluation(build_tokenizer(), FINANCE_SHARE, HELD_OUT_RATE)
-    with tqdm(total=len(missing) * steps, disable=not progress, desc="mask rates") as bar:
-        for mask_rate, name, seed in missing:
-            bar.set_postfix(mask_rate=mask_rate, corruption=name, seed=seed)
-            started = time.perf_counter()
-            model = random_weights(seed)
-            corrupt = corruption(name, mask_rate, model.config.vocab_size)
-            history = [{"step": 0} | evaluation(model)]
-            for step, _ in training_run(model, ids, steps, corrupt, seed):
-                bar.update()
-                if step % evaluate_every == 0 or step == steps:
-                    history.append({"step": step} | evaluation(model))
-            run = {"mask_rate": mask_rate, "corruption": name, "seed": seed}
-            run["seconds"] = round(time.perf_counter() - started)
-            run["own_word"] = round(own_word_probability(model, evaluation.ids), 4)
-            result["runs"].append(run | {"history": history})
-            _write(out, result)
-    return result
+    wanted = [
+        {"mask_rate": rate, "corruption": name, "seed": seed}
+        for seed in range(seeds)
+        for rate, name in SETTINGS
+    ]
 
+    @functools.cache
+    def exam() -> tuple[Tensor, Evaluation]:  # made when the first run needs it
+        return corpus(documents), Evaluation(build_tokenizer(), FINANCE_SHARE, HELD_OUT_RATE)
 
-def runs_of(result: dict, mask_rate: float, corruption: str) -> list[dict]:
-    """The runs of `mask_rates` with one setting, one a seed.
+    def measure(run: dict) -> dict:
+        ids, evaluation = exam()
+        started = time.perf_counter()
+        model = random_weights(run["seed"])
+        corrupt = corruption(run["corruption"], run["mask_rate"], model.config.vocab_size)
+        history = [{"step": 0} | evaluation(model)]
+        training = training_run(model, ids, steps, corrupt, run["seed"])
+        for step, _ in tqdm(training, total=steps, disable=not progress, leave=False):
+            if step % evaluate_every == 0 or step == steps:
+                history.append({"step": step} | evaluation(model))
+        return {
+            "seconds": round(time.perf_counter() - started),
+            "own_word": round(own_word_probability(model, evaluation.ids), 4),
+            "history": history,
+        }
 
-    Raises ValueError if there are none.
-    """
-    setting = (mask_rate, corruption)
-    found = [run for run in result["runs"] if (run["mask_rate"], run["corruption"]) == setting]
-    if not found:
-        raise ValueError(f"there is no run with mask rate {mask_rate} and {corruption!r}.")
-    return sorted(found, key=lambda run: run["seed"])
+    return run_missing(out, settings, wanted, measure, progress)
 
 
 def course_of(result: dict, measure: str, mask_rate: float, corruption: str) -> np.ndarray:
     """(S, T): a measure of `history`, such as "probe_100", per seed and evaluation."""
-    runs = runs_of(result, mask_rate, corruption)
+    runs = runs_of(result, mask_rate=mask_rate, corruption=corruption)
     return np.array([[row[measure] for row in run["history"]] for run in runs])
 
 
@@ -355,26 +329,3 @@ def own_word_probability(model, ids: Tensor) -> float:
 def ordinary_tokens(ids: Tensor) -> Tensor:  # (N, T) -> (N, T) bool
     """Where a document has words, not [CLS], [SEP] or padding."""
     return ~torch.isin(ids, torch.tensor([PAD, CLS, SEP]))
-
-
-def _read(path: Path, settings: dict) -> dict:
-    try:
-        result = json.loads(path.read_text("utf-8"))
-        found = result["settings"]
-        complete = all({"mask_rate", "corruption", "seed"} <= run.keys() for run in result["runs"])
-    except (ValueError, LookupError, TypeError, AttributeError):
-        complete = False
-    if not complete:
-        raise ValueError(f"{path} is no result of mask_rates; give another file.")
-    if found != settings:
-        raise ValueError(
-            f"{path} holds runs with the settings {found}, not {settings}; give another file."
-        )
-    return result
-
-
-def _write(path: Path, result: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    os.replace(temporary, path)
