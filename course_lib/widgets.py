@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch.nn import functional as F
 
-from course_lib import plots
+from course_lib import images, plots
+from course_lib.augmentations import two_views
 from course_lib.bayes import gaussian_posterior, prior_share
 from course_lib.language import masked_log_probs, sample_documents, vocabulary
 from course_lib.mlm import IGNORED, mask_tokens
@@ -219,4 +221,104 @@ def _guess_table(tokenizer, hidden: torch.Tensor, readers: Mapping[str, torch.Te
     return (
         f'<table style="border-collapse: collapse"><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+VIEWED = 7  # pictures above their views
+
+
+def augmented_views() -> ipywidgets.VBox:
+    """Augmentation strength and a draw -> pictures of `images.shapes`, each above two views."""
+    wide = {"style": {"description_width": "initial"}, "layout": {"width": "32em"}}
+    return interactive_figure(
+        draw_augmented_views,
+        {
+            "strength": ipywidgets.FloatSlider(
+                0.6, min=0, max=1, step=0.1, readout_format=".1f",
+                description="augmentation strength", **wide,
+            ),
+            "draw": ipywidgets.IntSlider(
+                0, 0, 50, description="draw (other views)", **wide
+            ),
+        },
+    )  # fmt: skip
+
+
+def draw_augmented_views(strength: float, draw: int) -> tuple[Figure, str]:
+    """The figure of `augmented_views` and its alternative text.
+
+    The distances are means of the absolute difference per pixel, over these pictures.
+    """
+    pictures, labels = images.shapes(VIEWED, seed=3)
+    first, second = two_views(pictures, torch.Generator().manual_seed(draw), strength)
+    apart = (first[:, None] - second[None]).abs().mean(dim=(2, 3, 4))  # (VIEWED, VIEWED)
+    pair = apart.diagonal().mean().item()
+    others = (apart.sum() - apart.trace()).item() / (VIEWED * (VIEWED - 1))
+    names = [images.SHAPES[label] for label in labels.tolist()]
+    figure = plots.pictures(
+        torch.stack([pictures, first, second]).numpy(), ["picture", "view 1", "view 2"], names
+    )
+    figure.suptitle(
+        f"pixels differ by {pair:.2f} in a pair, by {others:.2f} between pictures", fontsize=10
+    )
+    return figure, (
+        f"{VIEWED} small pictures, {', '.join(names)}, each above two views of it with "
+        f"augmentation strength {strength:.1f}. The two views of a picture differ by {pair:.2f} "
+        f"per pixel on average, views of two different pictures by {others:.2f}."
+    )
+
+
+DIRECTIONS = 32  # dimensions of the random embeddings
+
+
+def negative_weights() -> ipywidgets.VBox:
+    """Temperature and number of negatives -> how much each of them weighs in NT-Xent."""
+    wide = {"style": {"description_width": "initial"}, "layout": {"width": "30em"}}
+    return interactive_figure(
+        draw_negative_weights,
+        {
+            "temperature": ipywidgets.FloatLogSlider(
+                0.5, min=-2, max=1, step=0.05, readout_format=".2f",
+                description="temperature tau", **wide,
+            ),
+            "negatives": ipywidgets.SelectionSlider(
+                options=[2**power - 2 for power in range(4, 14)], value=254,
+                description="negatives (2N - 2)", **wide,
+            ),
+        },
+    )  # fmt: skip
+
+
+def draw_negative_weights(temperature: float, negatives: int) -> tuple[Figure, str]:
+    """The figure of `negative_weights` and its alternative text.
+
+    One embedding among `negatives` others, the first of always the same random directions: their
+    softmax weights, apart from the positive's.
+    """
+    generator = torch.Generator().manual_seed(8)
+    cosines = F.normalize(torch.randn(2**13, DIRECTIONS, generator=generator), dim=1)[:negatives, 0]
+    weights = (cosines.double() / temperature).softmax(dim=0).sort(descending=True).values
+    counting = torch.special.entr(weights).sum().exp().item()
+    tenth = weights[: round(negatives / 10)].sum().item()
+
+    title = f"effective number: {counting:.0f} of {negatives}"
+    figure, [one_by_one, added] = plots.panels(2, [title, "added up"])
+    plots.line(one_by_one, range(1, negatives + 1), weights, "weight")
+    plots.limit(one_by_one, 1 / negatives, "all alike")
+    one_by_one.set(
+        xscale="log", yscale="log", ylim=(1e-6, 2), xlim=(0.9, 2**13),
+        xlabel="negative, the hardest first", ylabel="share of the weight",
+    )  # fmt: skip
+    share = torch.arange(1, negatives + 1) / negatives
+    plots.line(added, share, weights.cumsum(dim=0), f"temperature {temperature:.2g}")
+    added.plot([0, 1], [0, 1], label="all alike", **plots.LIMIT)
+    added.set(
+        xlabel="share of the negatives, the hardest first", ylabel="share of the weight",
+        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
+    )  # fmt: skip
+    added.legend(fontsize=8, loc="lower right")
+    return figure, (
+        f"Softmax weights of {negatives} negatives at temperature {temperature:.2g}, the hardest "
+        f"first, one by one and added up. The hardest tenth has {100 * tenth:.0f} % of the weight; "
+        f"the effective number of negatives is {counting:.0f}."
     )

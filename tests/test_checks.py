@@ -202,6 +202,23 @@ def test_an_error_says_which_of_the_learners_lines_stopped(exercise):
     assert 'params["missing"]' in message(verdict, seed=0)
 
 
+def test_the_line_that_failed_is_found_in_a_class_and_beneath_a_decorator():
+    class Queue:
+        def __init__(self, size, dim):
+            self.slots = [None] * missing_in_the_class  # noqa: F821
+
+    @torch.no_grad()
+    def decorated(key_encoder, query_encoder, m):
+        return missing_in_the_function  # noqa: F821
+
+    for name, answer, word in (
+        ("KeyQueue", Queue, "missing_in_the_class"),
+        ("momentum_update", decorated, "missing_in_the_function"),
+    ):
+        exercise = get_exercise(name)
+        assert word in examine(exercise, answer, exercise.cases(0)).error_line
+
+
 def test_as_many_observations_as_cases_are_wanted(exercise):
     with pytest.raises(ValueError, match="1 cases need as many observations, got 0"):
         judge(exercise, exercise.cases(0), [])

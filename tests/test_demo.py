@@ -29,6 +29,11 @@ class Counter:
         return halve(len(values))
 
 
+class FasterCounter(Counter):
+    def faster(self, values):
+        return 2 * self.count(values)
+
+
 def make_closure(offset):
     def shifted(values):
         return sum(values) + offset
@@ -114,6 +119,8 @@ def test_a_class_and_a_user_of_a_module_are_written_down_too():
     names = {}
     exec(answers.standalone_source(Counter, "Tally"), names)
     assert names["Tally"]().count([1, 2, 3]) == 1.5
+    exec(answers.standalone_source(FasterCounter, "Faster"), names := {})
+    assert names["Faster"]().faster([1, 2, 3]) == 3.0
     assert "import json" in answers.standalone_source(uses_a_module, "load")
     assert "from pathlib import Path" in answers.standalone_source(uses_a_module, "load")
 

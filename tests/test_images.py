@@ -364,7 +364,7 @@ def test_two_simple_views_change_place_side_and_brightness_and_no_colour():
     for view in (first, second):
         factor = view[0] / colour
         assert factor.max() - factor.min() < 1e-5 and 0.6 <= factor.mean() <= 1.4
-        assert 0 <= view.min() and view.max() <= 1
+        assert view.min() >= 0 and view.max() <= 1
 
 
 def test_two_views_differ_from_each_other_and_keep_the_order():

@@ -166,3 +166,67 @@ def test_another_vocabulary_has_no_ideal_reader(reader, tmp_path):
     other = type(reader[1]).from_pretrained(tmp_path, model_max_length=64)
     page = widgets.write_masked_guesses(reader[0], other, REVIEW, 0.5, 0)
     assert "no ideal reader" in page
+
+
+@pytest.mark.parametrize(("name", "value"), [("augmentation strength", 1.0), ("draw", 3)])
+def test_augmented_views_change_with_each_control(name, value):
+    box = widgets.augmented_views()
+    before = picture(box).value, alternative_text(box)
+    control = next(c for label, c in controls(box).items() if label.startswith(name))
+    control.value = value
+    assert picture(box).value != before[0]
+    assert alternative_text(box) != before[1]
+    assert control.style.description_width == "initial"
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 1.0])
+def test_augmented_views_show_pictures_above_two_views_of_them(strength):
+    figure, alt = widgets.draw_augmented_views(strength, 0)
+    assert [axis.get_ylabel() for axis in figure.axes[:: widgets.VIEWED]] == [
+        "picture", "view 1", "view 2",
+    ]  # fmt: skip
+    assert f"strength {strength:.1f}" in alt and figure.axes[0].get_title() in alt
+    shown = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+    assert all(image.shape == (16, 16, 3) for image in shown)
+
+
+def view_distances(strength) -> list[float]:
+    alt = widgets.draw_augmented_views(strength, 0)[1]
+    return [float(found) for found in re.findall(r"by (\d\.\d+)", alt)]
+
+
+def test_augmented_views_of_a_picture_part_with_strength_and_stay_nearer_than_others():
+    (gentle, apart), (strong, apart_too) = view_distances(0.1), view_distances(1.0)
+    assert gentle < strong < min(apart, apart_too)
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 0.05), ("negatives", 1022)])
+def test_negative_weights_change_with_each_control(name, value):
+    box = widgets.negative_weights()
+    before = picture(box).value, alternative_text(box)
+    control = next(c for label, c in controls(box).items() if label.startswith(name))
+    control.value = value
+    assert picture(box).value != before[0] and alternative_text(box) != before[1]
+    assert control.style.description_width == "initial"
+
+
+@pytest.mark.parametrize("temperature", [0.01, 10.0])
+@pytest.mark.parametrize("negatives", [14, 2**13 - 2])
+def test_negative_weights_can_be_drawn_everywhere(temperature, negatives):
+    figure, alt = widgets.draw_negative_weights(temperature, negatives)
+    assert f"of {negatives} negatives" in alt and "nan" not in alt
+    assert len(figure.axes) == 2
+
+
+def counting(temperature, negatives) -> int:
+    """The effective number of negatives at these settings, as the text says it."""
+    alt = widgets.draw_negative_weights(temperature, negatives)[1]
+    return int(re.search(r"number of negatives is (\d+)", alt)[1])
+
+
+def test_negative_weights_tell_the_notebooks_story():
+    assert counting(0.01, 254) <= 3  # cold: a handful, whatever the batch
+    assert counting(0.01, 2**13 - 2) <= 20
+    assert counting(10.0, 254) == 254  # hot: all alike
+    course = [counting(temperature, 254) for temperature in (0.02, 0.05, 0.1, 0.2, 0.5, 2.0)]
+    assert course == sorted(course)

@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import inspect
 import io
 import linecache
 import math
@@ -301,10 +302,17 @@ def _describe(error: BaseException, answer: Callable) -> tuple[str, str]:
     """An error as "Type: first line", and the answer's own line that raised it."""
     text = next(iter(str(error).strip().splitlines()), "")
     described = f"{type(error).__name__}: {text}".rstrip(": ")[:LONGEST_ERROR]
-    file = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    file = _source_file(answer)
     lines = [
         (frame.f_lineno, linecache.getline(file, frame.f_lineno).strip())
         for frame, _ in traceback.walk_tb(error.__traceback__)
         if frame.f_code.co_filename == file
     ]
     return described, f"line {lines[-1][0]}: {lines[-1][1]}" if lines else ""
+
+
+def _source_file(answer: Callable) -> str | None:
+    """The file of a function, beneath its decorators, or of a class's methods."""
+    functions = vars(answer).values() if isinstance(answer, type) else [answer]
+    codes = (getattr(inspect.unwrap(function), "__code__", None) for function in functions)
+    return next((code.co_filename for code in codes if code is not None), None)

@@ -12,7 +12,8 @@ from course_lib.checks.exercise import Case, Exercise, Verdict
 from course_lib.checks.judge import judge
 from course_lib.checks.properties import NOTHING, describe, number
 
-TOPICS = ("bayes", "mlm", "sentence_pairs")  # the modules beside this one that hold a bank
+# The modules beside this one that hold a bank.
+TOPICS = ("bayes", "mlm", "sentence_pairs", "contrastive", "stability")
 VERDICT = "application/vnd.course.verdict+json"
 WIDTH = 96
 MARGIN = 18  # where the text behind a label starts

@@ -30,7 +30,9 @@ SHIPPED_MOCO = "experiments/moco.json"
 
 Temperature = Callable[[int, int], float]  # (step, total steps) -> tau
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+MakeViews = Callable[[Tensor, torch.Generator], Sequence[Tensor]]  # two like the pictures
 adam = functools.partial(torch.optim.Adam, lr=3e-3)
+simclr_views = functools.partial(two_views, strength=STRENGTH)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def simclr_run(
     make_optimizer: MakeOptimizer = adam,
     batch_size: int = 128,
     seed: int = 0,
+    make_views: MakeViews = simclr_views,
 ) -> Iterator[Step]:
     """Train on two views of every picture with NT-Xent, and yield what happens in each step.
 
@@ -96,13 +99,14 @@ def simclr_run(
 
     model: images -> embeddings (B, d), in training mode; it is trained in place.
     images: (N, 3, H, W), on the model's device.  seed: of the batches and views.
+    make_views: (pictures of a batch, generator) -> two views of each.
     """
 
     def loss_of(views: list[Tensor], step: int) -> Tensor:
         z1, z2 = model(torch.cat(views)).chunk(2)
         return nt_xent(z1, z2, temperature(step, steps))
 
-    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed)
+    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed, make_views)
 
 
 def moco_run(
@@ -116,6 +120,7 @@ def moco_run(
     queue_size: int = 1024,
     momentum: float = 0.99,
     groups: int = 4,
+    make_views: MakeViews = simclr_views,
 ) -> Iterator[Step]:
     """Train on one view as query and one as key, with a queue of old keys as negatives.
 
@@ -142,7 +147,7 @@ def moco_run(
         queue.enqueue(keys)
         return loss
 
-    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed)
+    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed, make_views)
 
 
 def supervised_run(
@@ -195,9 +200,11 @@ def _probe(train: Tensor, test: Tensor, task: Task, labels: Sequence[int]) -> di
 
 
 def simclr_features(task: Task, seed: int, steps: int = 320) -> nn.Module:
-    """An encoder trained by SimCLR with tau = 0.1 and batches of 128."""
+    """An encoder trained by SimCLR with tau = 0.1, in batches of 128 or of all there are."""
     model = untrained(task, seed)
-    _finish(simclr_run(model, task.images, steps, constant(0.1), seed=seed), steps, "SimCLR")
+    size = min(128, len(task.images))
+    run = simclr_run(model, task.images, steps, constant(0.1), batch_size=size, seed=seed)
+    _finish(run, steps, "SimCLR")
     return model[0]
 
 
@@ -337,6 +344,7 @@ def _training(
     make_optimizer: MakeOptimizer,
     batch_size: int,
     seed: int,
+    make_views: MakeViews,
 ) -> Iterator[Step]:
     """The loop of both methods: batches, two views of each, a loss of the views."""
     if not 2 <= batch_size <= len(images):
@@ -350,7 +358,7 @@ def _training(
     for number in range(steps):
         views = [
             view.contiguous(memory_format=torch.channels_last)
-            for view in two_views(images[next(rows)], generator, STRENGTH)
+            for view in make_views(images[next(rows)], generator)
         ]
         yield _step(number, loss_of(views, number), model, optimizer, schedule)
 

@@ -45,6 +45,9 @@ def _definition(thing):
 
 def _collect(thing, needed):
     """Fill `needed` (name -> text) with the imports, constants and helpers of a definition."""
+    for base in getattr(thing, "__bases__", ()):
+        if base.__module__ == thing.__module__ and base.__name__ not in needed:
+            needed[base.__name__] = _text(base.__name__, base, thing.__module__, needed)
     functions = [thing] if inspect.isfunction(thing) else _methods(thing)
     for function in functions:
         if function.__code__.co_freevars not in ((), ("__class__",)):
