@@ -1,6 +1,91 @@
-"""What to train: freezing, and the linear probe that trains nothing but the head (notebook 05)."""
+"""What to train: freezing, unfreezing, and the probe that trains a head alone (notebook 05)."""
+
+from collections.abc import Iterable
 
 import numpy as np
+from torch import nn
+
+MANY_LABELS = 1000  # a class
+STRATEGIES = {  # (similarity of source and target, whether labels are many)
+    ("high", False): "freeze the bottom, tune the top",
+    ("high", True): "tune everything",
+    ("low", False): "freeze the middle, tune bottom and top, or LoRA",
+    ("low", True): "tune everything with discriminative learning rates",
+}
+
+
+def freeze(model: nn.Module, layers: Iterable[str]) -> list[nn.Parameter]:
+    """Freeze parts of a model, in place: no gradient, no dropout, no moving statistics.
+
+    It is the limit of an L2 anchor whose strength goes to infinity (`bayes.l2_anchor`).
+
+    layers: names of modules as `named_modules` has them, for example "bert.embeddings" or
+    "bert.encoder.layer.0"; whole names, so "layer.1" is not "layer.10".
+    Returns the parameters that are left to train. Give these to the optimiser: weight decay moves
+    a frozen parameter as well, if its gradient is 0 and not None.
+    Raises TypeError for one string, ValueError for a name that is no module of the model or if
+    nothing is left to train; the model is untouched then.
+    `model.train()` would wake dropout and statistics up again: call `train_mode(model)` instead.
+    """
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of names, got the string {layers!r}.")
+    modules, layers = dict(model.named_modules()), list(layers)
+    unknown = [name for name in layers if name not in modules or not name]
+    if unknown:
+        raise ValueError(
+            f"{type(model).__name__} has no module {unknown[0]!r}; model.named_modules() has the "
+            "names."
+        )
+    frozen = {id(p) for name in layers for p in modules[name].parameters()}
+    left = [p for p in model.parameters() if p.requires_grad and id(p) not in frozen]
+    if not left:
+        raise ValueError("Nothing would be left to train.")
+    for name in layers:
+        modules[name].requires_grad_(False).eval()
+    return left
+
+
+def train_mode(model: nn.Module) -> None:
+    """Put a model into training mode but for its frozen parts, which stay in evaluation mode.
+
+    A module is frozen when it has parameters and none of them is trainable.
+    """
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+def layers_to_train(epoch: int, num_layers: int) -> list[int]:
+    """Gradual unfreezing: the head alone at first, then one more layer below it every epoch.
+
+    Howard and Ruder 2018 (1801.06146), section 3.3.
+
+    epoch: 0 is the first.  num_layers: L, Transformer blocks.
+    Returns the numbers of the layers to train, lowest first: 0 is the embeddings, 1 to L are the
+    blocks, L + 1 is the head (as in `layerwise.layers_of`). From epoch L + 1 on all are trained.
+    Raises ValueError for a negative epoch or no layers.
+    """
+    if epoch < 0 or num_layers < 1:
+        raise ValueError(
+            f"epoch must be at least 0 and num_layers at least 1, got {epoch} and {num_layers}."
+        )
+    return list(range(max(num_layers + 1 - epoch, 0), num_layers + 2))
+
+
+def recommend_strategy(similarity: str, labels_per_class: int) -> str:
+    """What to try first for a new task; one of the values of STRATEGIES.
+
+    similarity: of the new task to the pre-training, "high" or "low".
+    labels_per_class: fewer than 1 000 are few.
+    Raises ValueError for another similarity or a negative number.
+    """
+    if similarity not in ("high", "low"):
+        raise ValueError(f"similarity must be high or low, got {similarity!r}.")
+    if not labels_per_class >= 0:
+        raise ValueError(f"labels_per_class must be at least 0, got {labels_per_class}.")
+    return STRATEGIES[similarity, labels_per_class >= MANY_LABELS]
 
 
 def linear_probe(

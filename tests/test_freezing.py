@@ -1,4 +1,4 @@
-"""The linear probe, against a plain minimiser in float64 and against scikit-learn's pipeline."""
+"""Freezing, and the linear probe against a plain minimiser and scikit-learn's pipeline."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,17 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
-from course_lib.freezing import linear_probe
+from course_lib import freezing
+from course_lib.bert import random_weights
+from course_lib.freezing import (
+    freeze,
+    layers_to_train,
+    linear_probe,
+    recommend_strategy,
+    train_mode,
+)
 
 
 def overlapping_classes(seed, number=150, classes=3, width=5):
@@ -123,3 +132,104 @@ GOOD = {
 def test_bad_input_is_a_sentence(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         linear_probe(**(GOOD | change))
+
+
+# --- freezing -----------------------------------------------------------------------------------
+
+
+def classifier(**changes):
+    return random_weights(0, "sequence_classification", num_labels=3, **changes)
+
+
+def test_what_is_frozen_gets_no_gradient_and_the_rest_is_returned():
+    model = classifier()
+    left = freeze(model, ["bert.embeddings", "bert.encoder.layer.0"])
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith(("bert.embeddings", "bert.encoder.layer.0.")) for name in names)
+    assert {"classifier.weight", "bert.pooler.dense.bias"} <= names
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert list(map(id, left)) == list(map(id, trainable))
+
+
+def test_an_optimiser_with_weight_decay_moves_only_what_is_left():
+    model = classifier()
+    left = freeze(model, ["bert.embeddings", "bert.encoder"])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(left, lr=0.1, weight_decay=0.5)
+    model(torch.randint(5, 50, (4, 6)), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith(("bert.embeddings", "bert.encoder"))
+        assert torch.equal(parameter, before[name]) == frozen, name
+
+
+def test_layer_1_is_not_layer_10():
+    model = classifier(num_hidden_layers=11)
+    freeze(model, ["bert.encoder.layer.1"])
+    blocks = model.bert.encoder.layer
+    trained = [all(p.requires_grad for p in block.parameters()) for block in blocks]
+    assert trained == [True, False] + [True] * 9
+
+
+def test_frozen_parts_have_no_dropout_even_in_training_mode():
+    model = classifier(hidden_dropout_prob=0.5)
+    freeze(model, ["bert.embeddings"])
+    train_mode(model)
+    ids = torch.randint(5, 50, (4, 6))
+    assert torch.equal(model.bert.embeddings(ids), model.bert.embeddings(ids))
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    assert model.training and model.classifier.training
+
+
+def test_frozen_statistics_do_not_move():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    freeze(model, ["0", "1"])
+    train_mode(model)
+    before = model[1].running_mean.clone()
+    model(torch.randn(8, 3))
+    assert torch.equal(model[1].running_mean, before)
+
+
+@pytest.mark.parametrize(
+    "layers, error, message",
+    [
+        (["bert.encoder.layer.7"], ValueError, "no module 'bert.encoder.layer.7'"),
+        (["encoder"], ValueError, "no module 'encoder'"),
+        ([""], ValueError, "no module ''"),
+        ("bert", TypeError, "a list of names, got the string 'bert'"),
+        (["bert", "classifier"], ValueError, "Nothing would be left"),
+    ],
+)
+def test_freezing_that_cannot_be_leaves_the_model_alone(layers, error, message):
+    model = classifier()
+    with pytest.raises(error, match=message):
+        freeze(model, layers)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_unfreezing_goes_from_the_head_to_the_embeddings():
+    assert [layers_to_train(epoch, 2) for epoch in range(5)] == [
+        [3],
+        [2, 3],
+        [1, 2, 3],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3],
+    ]
+    for epoch, layers in ((-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match=f"got {epoch} and {layers}"):
+            layers_to_train(epoch, layers)
+
+
+def test_the_decision_matrix():
+    wanted = {
+        ("high", 999): "freeze the bottom, tune the top",
+        ("high", 1000): "tune everything",
+        ("low", 999): "freeze the middle, tune bottom and top, or LoRA",
+        ("low", 1000): "tune everything with discriminative learning rates",
+    }
+    assert {key: recommend_strategy(*key) for key in wanted} == wanted
+    assert set(wanted.values()) == set(freezing.STRATEGIES.values())
+    with pytest.raises(ValueError, match="high or low, got 'medium'"):
+        recommend_strategy("medium", 5)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        recommend_strategy("low", -1)

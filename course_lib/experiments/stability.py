@@ -24,7 +24,7 @@ SCHEDULES = {
     "constant 0.07": constant(0.07),
     "cosine 0.5 to 0.07": temperature_at,
 }
-LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)
+LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 EARLY = 32  # steps whose gradient norms are kept, an epoch at batch size 128
 PROBE_LABELS = (100, 4096)
 BATCH_SIZES = (16, 32, 64, 128, 256, 512)
