@@ -144,6 +144,23 @@ def test_each_kind_of_features_has_an_accuracy_per_number_of_labels(tiny, name):
     assert list(accuracy) == ["20", "60"] and all(0 <= a <= 1 for a in accuracy.values())
 
 
+def test_what_an_encoder_passes_on_is_remembered_and_what_a_head_drops_is_not(tiny):
+    """The encoder hands the pixels on; the head keeps only whether there is colour."""
+
+    def colourfulness(pixels):
+        colours = pixels.unflatten(1, (3, -1))
+        return (colours - colours.mean(dim=1, keepdim=True)).abs().mean(dim=(1, 2))[:, None]
+
+    class Lambda(nn.Module):
+        def forward(self, pixels):
+            return colourfulness(pixels).repeat(1, 2)
+
+    found = contrastive.remembered(nn.Sequential(nn.Flatten(), Lambda()), tiny)
+    assert list(found) == ["mirrored?", "grey?", "shape?"]
+    assert found["grey?"]["embeddings"] > 0.8
+    assert all(0 <= share <= 1 for question in found.values() for share in question.values())
+
+
 def test_unknown_features_are_refused_by_name(tiny):
     with pytest.raises(ValueError, match="SimCLR, .*got 'magic'"):
         contrastive.measure_features(tiny, "magic", 0)

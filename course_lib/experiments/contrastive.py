@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from course_lib.augmentations import two_views
+from course_lib.augmentations import greyscale, two_views
 from course_lib.contrastive import KeyQueue, moco_loss, momentum_update, nt_xent
 from course_lib.encoders import resnet18_cifar, small_encoder
 from course_lib.experiments.results import run_missing
 from course_lib.freezing import linear_probe
-from course_lib.images import cifar10, shapes
+from course_lib.images import SHAPES, cifar10, shapes
 
 EMBEDDING = 32  # entries of z
 STRENGTH = 0.6  # of the augmentation, see `augmentations.augment`
@@ -199,13 +199,13 @@ def _probe(train: Tensor, test: Tensor, task: Task, labels: Sequence[int]) -> di
     }
 
 
-def simclr_features(task: Task, seed: int, steps: int = 320) -> nn.Module:
-    """An encoder trained by SimCLR with tau = 0.1, in batches of 128 or of all there are."""
+def simclr(task: Task, seed: int, steps: int = 320) -> nn.Sequential:
+    """Encoder and head trained by SimCLR with tau = 0.1, in batches of 128 or of all there are."""
     model = untrained(task, seed)
     size = min(128, len(task.images))
     run = simclr_run(model, task.images, steps, constant(0.1), batch_size=size, seed=seed)
     _finish(run, steps, "SimCLR")
-    return model[0]
+    return model
 
 
 def untrained(task: Task, seed: int) -> nn.Sequential:
@@ -251,7 +251,7 @@ def measure_features(
     Raises ValueError for another name.
     """
     if name == "SimCLR":
-        return probe(simclr_features(task, seed, steps), task, labels)
+        return probe(simclr(task, seed, steps)[0], task, labels)
     if name == "random weights":
         return probe(settled(task, seed), task, labels)
     if name == "raw pixels":
@@ -279,6 +279,41 @@ def compare_features(
         return {"seconds": round(time.perf_counter() - started), "accuracy": accuracy}
 
     return run_missing(out, settings, wanted, measure, progress)
+
+
+def remembered(model: nn.Sequential, task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Whether probes can tell what the views of SimCLR changed: mirrored? grey? And which shape?
+
+    Half of the pictures are changed, by a draw from the seed. Only ells and crescents are asked for
+    mirrors: these shapes are never mirrored otherwise, and the others look alike both ways.
+    Chen et al. 2020 (2002.05709), section 4.2 and table 3.
+
+    model: encoder and projection head.
+    Returns question -> {"features": test accuracy, "embeddings": the same after the head}.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    one_sided = torch.tensor([SHAPES.index("ell"), SHAPES.index("crescent")])
+    sides = ((task.images, task.labels), (task.test_images, task.test_labels))
+    exams: dict[str, list[tuple[Tensor, Tensor]]] = {"mirrored?": [], "grey?": [], "shape?": []}
+    for images, labels in sides:
+        for question, chosen, change in (
+            ("mirrored?", torch.isin(labels.cpu(), one_sided), lambda pictures: pictures.flip(3)),
+            ("grey?", slice(None), lambda pictures: greyscale(pictures, generator, 1.0)),
+        ):
+            pictures = images[chosen].cpu()
+            changed = torch.rand(len(pictures), generator=generator) < 0.5
+            mixed = torch.where(changed[:, None, None, None], change(pictures), pictures)
+            exams[question].append((mixed, changed.long()))
+        exams["shape?"].append((images.cpu(), labels.cpu()))
+    found = {}
+    for question, ((train, train_labels), (test, test_labels)) in exams.items():
+        found[question] = {
+            name: linear_probe(
+                features(reader, train), train_labels, features(reader, test), test_labels, PENALTY
+            )
+            for name, reader in (("features", model[0]), ("embeddings", model))
+        }
+    return found
 
 
 SMALL_BATCH, SMALL_BATCH_STEPS = 32, 640
