@@ -236,9 +236,12 @@ class Trainer:
         } if settings.anchor else {}  # fmt: skip
         self.step, self.losses, self.history, self.finished = 0, [], [], False
 
-    def fit(self, progress: bool = True) -> list[dict]:
+    def fit(
+        self, progress: bool = True, after_step: Callable[[], None] = lambda: None
+    ) -> list[dict]:
         """Train, or go on training, to the end; return the history.
 
+        after_step: called after every optimiser step, to look at the model.
         history: an entry an epoch with `epoch`, `step`, `learning_rate` (of the head) and
         `train_loss`, and with a validation set `validation_loss` and `accuracy`.
         Raises FloatingPointError if the run diverges; OSError if a checkpoint cannot be written or
@@ -256,6 +259,7 @@ class Trainer:
                 steps = self._steps_of(epoch)
                 for batches in steps[position:]:
                     self._train_on(forward, batches)
+                    after_step()
                     bar.set_postfix(loss=f"{self.losses[-1]:.3f}", refresh=False)
                     bar.update()
                     at_end = self.step % self.steps_per_epoch == 0
