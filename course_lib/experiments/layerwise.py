@@ -10,7 +10,7 @@ from course_lib import bert, data
 from course_lib.layerwise import layers_of
 from course_lib.trainer import Example, Settings, Trainer
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 DECAYS = (1.0, 2.6)
 LABELS, TEST_TEXTS = 100, 1000
 SETTINGS = {"epochs": 8, "batch_size": 16}
@@ -68,7 +68,7 @@ def fine_tuned(train: Sequence[Example], test: Sequence[Example], settings: Sett
 
 @dataclass(frozen=True)
 class RateSweep:
-    """accuracy: decay -> (S, R), a row a seed.  by_layer: decay -> (S, R, L + 1), drift at the end."""
+    """accuracy: decay -> (S, R), a row a seed.  by_layer: decay -> (S, R, L + 1), final drift."""
 
     rates: Sequence[float]
     accuracy: dict[float, np.ndarray]
