@@ -162,6 +162,21 @@ class KeyQueue(nn.Module):
         self.enqueued += len(keys)
 
 
+def gather_keys(keys: Tensor) -> Tensor:
+    """The keys of all processes in the order of their ranks, for `KeyQueue.enqueue`.
+
+    So that the queues of all processes stay the same, and hold the keys of the whole batch.
+    He et al. 2020 (1911.05722), their code; the loss itself needs no gathering, because a query
+    meets its own key and the queue, and DistributedDataParallel averages its gradient.
+
+    keys: (B, d), this process's; B and d the same in every process, and every process must call.
+    Returns (W B, d) without a graph; the keys themselves where there is no process group.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return keys.detach()
+    return _all_gather(keys.detach())
+
+
 def moco_loss(query: Tensor, positive_key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """InfoNCE of queries against their positive key and a queue of negatives, in nats.
 

@@ -20,6 +20,7 @@ from course_lib import contrastive
 from course_lib.contrastive import (
     KeyQueue,
     encode_in_chunks,
+    gather_keys,
     gathered_nt_xent,
     moco_loss,
     momentum_update,
@@ -372,9 +373,23 @@ def one_process(rank, world, address, batch, encoder, results):
         message = ""
     except ValueError as error:
         message = str(error)
-    slopes = [parameter.grad for parameter in encoder.parameters()]
-    torch.save((loss.detach(), slopes, message), results / f"{rank}.pt")
+    slopes = [parameter.grad.clone() for parameter in encoder.parameters()]
+    moco = moco_step(parallel, encoder, first, second)
+    torch.save((loss.detach(), slopes, message, moco), results / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def moco_step(parallel, encoder, first, second):
+    """Loss, gradient and what the queue holds afterwards."""
+    encoder.zero_grad()
+    queue = KeyQueue(12, 4).to(first.dtype)
+    queue.enqueue(torch.eye(4, dtype=first.dtype))
+    keys = encoder(second).detach()
+    loss = moco_loss(parallel(first), keys, queue.keys.clone(), 0.2)
+    loss.backward()
+    queue.enqueue(gather_keys(keys))
+    slopes = [parameter.grad.clone() for parameter in encoder.parameters()]
+    return loss.detach(), slopes, queue.oldest_first()
 
 
 @pytest.mark.parametrize("world", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
@@ -388,10 +403,14 @@ def test_processes_together_have_the_loss_and_gradient_of_the_whole_batch(tmp_pa
 
     wanted = papers_nt_xent(*(encoder(view) for view in batch), 0.2)
     slopes = torch.autograd.grad(wanted, list(encoder.parameters()))
-    losses = torch.stack([loss for loss, _, _ in results])
+    losses = torch.stack([loss for loss, _, _, _ in results])
     torch.testing.assert_close(losses.mean(), wanted.detach())
-    for _, computed, message in results:
+    moco = moco_step(encoder, encoder, *batch)
+    torch.testing.assert_close(torch.stack([own[0] for *_, own in results]).mean(), moco[0])
+    for _, computed, message, (_, moco_slopes, queue) in results:
         torch.testing.assert_close(computed, list(slopes))
+        torch.testing.assert_close(moco_slopes, moco[1])
+        torch.testing.assert_close(queue, moco[2])
         assert (message == "") == (world == 1)
         assert world == 1 or "one shape in all processes, got [[2, 4], [3, 4]" in message
 

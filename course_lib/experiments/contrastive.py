@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from course_lib.augmentations import greyscale, two_views
-from course_lib.contrastive import KeyQueue, moco_loss, momentum_update, nt_xent
+from course_lib.contrastive import KeyQueue, gather_keys, moco_loss, momentum_update, nt_xent
 from course_lib.encoders import resnet18_cifar, small_encoder
 from course_lib.experiments.results import run_missing
 from course_lib.freezing import linear_probe
@@ -144,7 +144,7 @@ def moco_run(
             keys = torch.cat([key_model(part) for part in shuffled.chunk(groups)])
             keys = F.normalize(keys[order.argsort()], dim=1)
         loss = moco_loss(queries, keys, queue.keys.clone(), temperature(step, steps))
-        queue.enqueue(keys)
+        queue.enqueue(gather_keys(keys))
         return loss
 
     return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed, make_views)
