@@ -34,16 +34,20 @@ def two_views(
 
 
 def two_simple_views(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two views by crop, flip and brightness alone, the first three steps of `augment`.
+    """Two views by crop, flip and brightness alone.
 
-    images: (N, 3, H, W) in [0, 1]. Each image is cut to 36 to 100 % of its area, mirrored with
-    probability 1/2, and its brightness multiplied by 0.6 to 1.4.
+    images: (N, 3, H, W) in [0, 1]. Each image is cut to 60 to 100 % of its height and width,
+    mirrored with probability 1/2, and its brightness multiplied by 0.6 to 1.4; size, place and
+    factor are uniform.
     Returns two tensors like images. Row i of both comes from image i.
     Raises as `augment`.
     """
+    _check_images(images, generator)
     views = []
     for _ in range(2):
-        view = random_resized_crop(images, generator, smallest_area=0.36)
+        uniform = _uniform(3, images, generator)
+        size = 0.6 + 0.4 * uniform[0]
+        view = _window(images, size, size, *(1 - size) * (2 * uniform[1:] - 1))
         view = horizontal_flip(view, generator)
         views.append(colour_jitter(view, generator, 0.4, 0, 0, hue=0, probability=1))
     return views[0], views[1]
@@ -104,6 +108,14 @@ def random_resized_crop(
     height = (area.sqrt() / half_ratio).clamp(max=1)
     right = (1 - width) * (2 * uniform[2] - 1)  # centre of the rectangle, in [-1, 1]
     down = (1 - height) * (2 * uniform[3] - 1)
+    return _window(images, width, height, right, down)
+
+
+def _window(images: Tensor, width: Tensor, height: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """A rectangle of each image (N, C, H, W), stretched to the whole size.
+
+    width, height: (N,), shares of the image's.  right, down: (N,), its centre, in [-1, 1].
+    """
     zero = torch.zeros_like(width)
     rows = [torch.stack([width, zero, right], -1), torch.stack([zero, height, down], -1)]
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)

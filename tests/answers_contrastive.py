@@ -148,6 +148,18 @@ def one_window_for_the_batch(images, generator):
     return tuple(views)
 
 
+def two_after_the_other(images, generator):
+    views = []
+    for image in images:
+        for _ in range(2):
+            uniform = torch.rand(5, generator=generator)
+            size = 0.6 + 0.4 * uniform[:1]
+            view = cut(image[None], size, *(1 - size) * (2 * uniform[1:3, None] - 1))
+            view = view.flip(3) if uniform[3] < 0.5 else view
+            views.append((view * (0.6 + 0.8 * uniform[4])).clamp(0, 1))
+    return tuple(torch.cat(views).chunk(2))
+
+
 def flips_the_batch(images, generator):
     def view():
         uniform = torch.rand(5, len(images), generator=generator)
@@ -213,6 +225,202 @@ def python_chance(images, generator):
 def own_seed(images, generator):
     own = torch.Generator().manual_seed(0)
     return augmented(images, own), augmented(images, own)
+
+
+def child_generators_of_one_seed(images, generator):
+    seed = generator.initial_seed()
+    return tuple(augmented(images, torch.Generator().manual_seed(seed + i)) for i in range(2))
+
+
+def one_size_for_the_batch(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        uniform[0] = torch.rand((), generator=generator)
+        views.append(augmented(images, generator, uniform))
+    return tuple(views)
+
+
+def one_place_for_the_batch(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        uniform[1:3] = torch.rand(2, 1, generator=generator)
+        views.append(augmented(images, generator, uniform))
+    return tuple(views)
+
+
+def one_flip_for_the_batch(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        uniform[3] = torch.rand((), generator=generator)
+        views.append(augmented(images, generator, uniform))
+    return tuple(views)
+
+
+def same_size_in_both(images, generator):
+    uniform, others = torch.rand(2, 5, len(images), generator=generator)
+    others[0] = uniform[0]
+    return augmented(images, generator, uniform), augmented(images, generator, others)
+
+
+def same_height_in_both(images, generator):
+    uniform, others = torch.rand(2, 5, len(images), generator=generator)
+    others[2] = uniform[2]
+    return augmented(images, generator, uniform), augmented(images, generator, others)
+
+
+def opposite_draws(images, generator):
+    uniform = torch.rand(5, len(images), generator=generator)
+    return augmented(images, generator, uniform), augmented(images, generator, 1 - uniform)
+
+
+def mirrors_the_first_view(images, generator):
+    uniform = torch.rand(5, len(images), generator=generator)
+    uniform[3] = 0.0
+    return augmented(images, generator, uniform), augmented(images, generator)
+
+
+def changed(images, generator, resize=None, place=None, mirror=None, brighten=None):
+    """A view with one step replaced by another one."""
+    uniform = torch.rand(5, len(images), generator=generator)
+    size = 0.6 + 0.4 * uniform[0] if resize is None else resize(uniform)
+    places = (1 - size) * (2 * uniform[1:3] - 1) if place is None else place(uniform, size)
+    view = cut(images, size, *places)
+    mirrored = (uniform[3] < 0.5)[:, None, None, None]
+    view = torch.where(mirrored, view.flip(3), view) if mirror is None else mirror(mirrored, view)
+    if brighten is not None:
+        return brighten(uniform, view)
+    return (view * (0.6 + 0.8 * uniform[4])[:, None, None, None]).clamp(0, 1)
+
+
+def in_both(**steps):
+    """An answer that makes both views with these steps replaced."""
+
+    def answer(images, generator):
+        return changed(images, generator, **steps), changed(images, generator, **steps)
+
+    return answer
+
+
+def crops_unless_mirrored(images, generator):
+    def mirror(mirrored, view):
+        return torch.where(mirrored, images.flip(3), view)
+
+    return changed(images, generator, mirror=mirror), changed(images, generator, mirror=mirror)
+
+
+def brightens_the_mirrored(images, generator):
+    def brighten(uniform, view):
+        factor = (0.6 + 0.8 * uniform[4])[:, None, None, None]
+        mirrored = (uniform[3] < 0.5)[:, None, None, None]
+        return torch.where(mirrored, view * factor, view).clamp(0, 1)
+
+    return changed(images, generator, brighten=brighten), changed(
+        images, generator, brighten=brighten
+    )
+
+
+def brightness_by_channel(images, generator):
+    def brighten(uniform, view):
+        return (view * (0.6 + 0.8 * torch.rand(len(view), 3, 1, 1, generator=generator))).clamp(
+            0, 1
+        )
+
+    return changed(images, generator, brighten=brighten), changed(
+        images, generator, brighten=brighten
+    )
+
+
+def normal_brightness(images, generator):
+    def brighten(uniform, view):
+        return (view * (1 + 0.23 * torch.randn(len(view), 1, 1, 1, generator=generator))).clamp(
+            0, 1
+        )
+
+    return changed(images, generator, brighten=brighten), changed(
+        images, generator, brighten=brighten
+    )
+
+
+def _factors(uniform):
+    return (0.6 + 0.8 * uniform[4])[:, None, None, None]
+
+
+def _over_the_batch(uniform, view):
+    view = view * _factors(uniform)
+    return view / view.amax().clamp(min=1)
+
+
+def _over_the_image(uniform, view):
+    view = view * _factors(uniform)
+    return view / view.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+
+
+off_the_edge_to_the_right = in_both(place=lambda uniform, size: uniform[1:3])
+off_the_edge_of_large_windows = in_both(place=lambda uniform, size: 0.4 * (2 * uniform[1:3] - 1))
+off_the_edge_by_two = in_both(place=lambda uniform, size: (1 - size) * 2 * uniform[1:3])
+half_as_far = in_both(place=lambda uniform, size: (1 - size) * (uniform[1:3] - 0.5))
+in_the_middle = in_both(place=lambda uniform, size: 0 * uniform[1:3])
+always_small = in_both(resize=lambda uniform: torch.full_like(uniform[0], 0.6))
+smaller_windows = in_both(resize=lambda uniform: 0.2 + 0.8 * uniform[0])
+share_of_the_area = in_both(resize=lambda uniform: (0.6 + 0.4 * uniform[0]).sqrt())
+brightness_of_the_flip = in_both(
+    brighten=lambda uniform, view: (view * (0.6 + 0.8 * uniform[3, :, None, None, None])).clamp(
+        0, 1
+    )
+)
+divides_by_the_batch_maximum = in_both(brighten=_over_the_batch)
+divides_by_the_image_maximum = in_both(brighten=_over_the_image)
+darker_only = in_both(
+    brighten=lambda uniform, view: view * (0.6 + 0.4 * uniform[4, :, None, None, None])
+)
+adds_brightness = in_both(
+    brighten=lambda uniform, view: (view + 0.8 * uniform[4, :, None, None, None] - 0.4).clamp(0, 1)
+)
+
+
+def flip_of_the_size(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        uniform[3] = uniform[0]
+        views.append(augmented(images, generator, uniform))
+    return tuple(views)
+
+
+def one_place_for_both_directions(images, generator):
+    """Mirrored before the window is cut."""
+
+    def view():
+        uniform = torch.rand(4, len(images), generator=generator)
+        mirrored = (uniform[2] < 0.5)[:, None, None, None]
+        size = 0.6 + 0.4 * uniform[0]
+        place = (1 - size) * (2 * uniform[1] - 1)
+        result = cut(torch.where(mirrored, images.flip(3), images), size, place, place)
+        return (result * (0.6 + 0.8 * uniform[3])[:, None, None, None]).clamp(0, 1)
+
+    return view(), view()
+
+
+def flips_channels_in_place(images, generator):
+    def view():
+        uniform = torch.rand(5, len(images), generator=generator)
+        flipped, uniform[3] = uniform[3] < 0.5, 1.0
+        result = augmented(images, generator, uniform)
+        result[flipped] = result[flipped].flip(-3)
+        return result
+
+    return view(), view()
+
+
+def in_float64(images, generator):
+    return augmented(images, generator), augmented(images, generator).double()
+
+
+def bytes_of_views(images, generator):
+    return tuple((255 * augmented(images, generator)).byte() for _ in range(2))
 
 
 # nt_xent, right
@@ -401,6 +609,23 @@ def masked_fill_constant(z1, z2, temperature):
     return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z1)))
 
 
+def clamps_logits(z1, z2, temperature):
+    z = F.normalize(torch.cat([z1, z2]), dim=1)
+    logits = (z @ z.T / temperature).clamp(-50, 50).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z1)))
+
+
+def square_root_of_a_sum(z1, z2, temperature):
+    z = torch.cat([z1, z2])
+    z = z / (z * z).sum(dim=1, keepdim=True).sqrt()
+    logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z1)))
+
+
+def complex_loss(z1, z2, temperature):
+    return cross_entropy_in_float32(z1, z2, temperature) * (1 + 0j)
+
+
 # moco_loss, right
 
 
@@ -524,6 +749,17 @@ def log_of_the_softmax(query, positive_key, queue, temperature):
     return -logits_of(query, positive_key, queue, temperature).softmax(dim=1)[:, 0].log().mean()
 
 
+def lowest_temperature(query, positive_key, queue, temperature):
+    return concatenated(query, positive_key, queue, max(temperature, 0.05))
+
+
+def sum_of_squares(query, positive_key, queue, temperature):
+    vectors = (query, positive_key.detach(), queue.detach())
+    query, key, queue = (v / (v * v).sum(dim=1, keepdim=True).sqrt() for v in vectors)
+    logits = torch.cat([(query * key).sum(dim=1, keepdim=True), query @ queue.T], dim=1)
+    return F.cross_entropy(logits / temperature, torch.zeros(len(query), dtype=torch.long))
+
+
 # momentum_update, right
 
 
@@ -634,6 +870,52 @@ def multiplies_the_counter(key_encoder, query_encoder, m):
     queries = query_encoder.state_dict()
     for name, key in key_encoder.state_dict().items():
         key.mul_(m).add_(queries[name], alpha=1 - m)
+
+
+def skips_what_is_frozen(key_encoder, query_encoder, m):
+    keys, queries = (
+        {**dict(e.named_parameters()), **dict(e.named_buffers())}
+        for e in (key_encoder, query_encoder)
+    )
+    buffers = dict(key_encoder.named_buffers())
+    with torch.no_grad():
+        for name, key in keys.items():
+            if name in buffers or key.requires_grad:
+                new = m * key + (1 - m) * queries[name]
+                key.copy_(new if key.is_floating_point() else queries[name])
+
+
+def weights_of_the_children(key_encoder, query_encoder, m):
+    """The buffers at any depth, the parameters of the encoder's own layers only."""
+    with torch.no_grad():
+        for layer, other in zip(key_encoder, query_encoder, strict=True):
+            own = zip(layer.parameters(recurse=False), other.parameters(recurse=False), strict=True)
+            for key, query in own:
+                key.lerp_(query, 1 - m)
+        for key, query in zip(key_encoder.buffers(), query_encoder.buffers(), strict=True):
+            key.copy_(m * key + (1 - m) * query if key.is_floating_point() else query)
+
+
+def parameters_without_gradients(key_encoder, query_encoder, m):
+    for parameter in query_encoder.parameters():
+        parameter.requires_grad = False
+    states_in_place(key_encoder, query_encoder, m)
+
+
+def counter_of_the_query(key_encoder, query_encoder, m):
+    states_in_place(key_encoder, query_encoder, m)
+    for layer, other in zip(key_encoder.modules(), query_encoder.modules(), strict=True):
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.num_batches_tracked = other.num_batches_tracked
+
+
+def in_eval_mode(key_encoder, query_encoder, m):
+    query_encoder.eval()
+    states_in_place(key_encoder, query_encoder, m)
+
+
+def without_layers(key_encoder, query_encoder, m):
+    del key_encoder[:]
 
 
 # KeyQueue, right
@@ -773,6 +1055,44 @@ class ListOfKeys(Concatenates):
         return torch.cat(self.batches)[-self.size :]
 
 
+class ModuloAtOnce(RingBuffer):
+    def enqueue(self, keys):
+        for key in keys.detach():
+            self.slots[self.enqueued] = key
+            self.enqueued = (self.enqueued + 1) % len(self.slots)
+
+
+class NeverMoreThanSize(RingBuffer):
+    @torch.no_grad()
+    def enqueue(self, keys):
+        for place, key in enumerate(keys, start=self.enqueued):
+            self.slots[place % len(self.slots)] = key
+        self.enqueued = min(self.enqueued + len(keys), len(self.slots))
+
+
+class OneAhead(RingBuffer):
+    def enqueue(self, keys):
+        self.enqueued = self.enqueued + len(keys)
+        for place, key in enumerate(keys.detach(), start=self.enqueued):
+            self.slots[place % len(self.slots)] = key
+
+
+class DetachesInPlace(RingBuffer):
+    def enqueue(self, keys):
+        for key in keys.detach_().clone():
+            self.slots[self.enqueued % len(self.slots)] = key
+            self.enqueued += 1
+
+
+class TakesWholeBatches(RingBuffer):
+    def enqueue(self, keys):
+        if len(keys) == len(self.slots):
+            self.slots = keys.detach()
+            self.enqueued = len(keys)
+        else:
+            super().enqueue(keys)
+
+
 RIGHT = {
     "two_views": [
         one_rand_per_view,
@@ -797,13 +1117,40 @@ VARIANTS = {
         "same_view_twice": [same_numbers_for_both, copies_the_view],
         "leaves_one_view_alone": [image_as_second_view],
         "augments_the_first_view_again": [nested_views],
-        "crops_once_for_both": [same_brightness_in_both, same_mirror_in_both],
-        "one_draw_for_the_batch": [one_brightness_for_the_batch, one_window_for_the_batch],
-        "mixes_up_the_rows": [flips_the_batch, shuffles],
+        "crops_once_for_both": [
+            same_brightness_in_both,
+            same_mirror_in_both,
+            same_size_in_both,
+            same_height_in_both,
+            opposite_draws,
+        ],
+        "one_draw_for_the_batch": [
+            one_brightness_for_the_batch,
+            one_window_for_the_batch,
+            one_size_for_the_batch,
+            one_place_for_the_batch,
+            one_flip_for_the_batch,
+        ],
+        "mirrors_every_image": [mirrors_the_first_view],
+        "mixes_up_the_rows": [two_after_the_other, flips_the_batch, shuffles],
         "leaves_the_range": [clamps_below_only],
         "flips_upside_down": [flips_rows],
         "forgets_a_change": [never_crops, never_brightens],
-        "ignores_the_generator": [python_chance, own_seed],
+        "exchanges_colours": [flips_channels_in_place],
+        "mirrors_or_crops": [crops_unless_mirrored, brightens_the_mirrored],
+        "leaves_the_image": [
+            off_the_edge_to_the_right,
+            off_the_edge_of_large_windows,
+            off_the_edge_by_two,
+        ],
+        "reuses_a_number": [
+            flip_of_the_size,
+            brightness_of_the_flip,
+            one_place_for_both_directions,
+        ],
+        "prefers_some_places": [half_as_far, in_the_middle],
+        "ignores_the_generator": [python_chance],
+        "repeats_its_draws": [own_seed, child_generators_of_one_seed],
     },
     "nt_xent": {
         "normalises_in_place": [normalises_with_underscore],
@@ -822,6 +1169,7 @@ VARIANTS = {
         "forgets_the_minus": [log_probability],
         "loses_the_graph": [under_no_grad, a_float],
         "detaches_one_view": [stops_the_first],
+        "clamps_the_temperature": [clamps_logits],
         "exp_sum_log": [log_of_softmax, log_with_a_little],
         "mask_constant_breaks_in_half": [masked_fill_constant],
     },
@@ -831,8 +1179,12 @@ VARIANTS = {
         "misses_a_share": [only_the_query_is_weighted],
         "copies_the_query_encoder": [copies_parameters],
         "assigns_to_a_name": [works_on_a_copy],
+        "moves_the_buffers_only": [skips_what_is_frozen],
+        "stops_at_the_children": [weights_of_the_children],
+        "freezes_the_query_encoder": [parameters_without_gradients],
         "builds_a_graph": [copies_a_graph],
         "remakes_the_parameters": [deletes_and_registers],
+        "shares_the_counter": [counter_of_the_query],
         "forgets_the_buffers": [data_of_parameters_only],
         "copies_the_buffers": [buffers_as_they_are],
         "forgets_the_counter": [skips_integers],
@@ -847,7 +1199,11 @@ VARIANTS = {
         "KeepsEverything": [NeverForgets],
         "NewestFirst": [PutsNewInFront],
         "KeepsTheGraph": [ConcatenatesGraphs],
-        "KeepsTheCallersTensors": [ListOfKeys],
+        "CountsModuloTheSize": [ModuloAtOnce],
+        "StopsCounting": [NeverMoreThanSize],
+        "CountsBeforeWriting": [OneAhead],
+        "CutsTheCallersGraph": [DetachesInPlace],
+        "KeepsTheCallersTensors": [ListOfKeys, TakesWholeBatches],
     },
     "moco_loss": {
         "normalises_the_keys_in_place": [overwrites_the_query],
@@ -863,6 +1219,29 @@ VARIANTS = {
         "no_temperature": [temperature_for_the_positive, no_temperature_at_all],
         "sums_over_the_batch": [sum_of_losses],
         "no_minus": [likelihood],
+        "clamps_the_logits": [lowest_temperature],
         "exp_then_log": [log_of_the_softmax],
     },
+}
+# Wrong answers without a name of their own: the property that they fail first, in grading.
+UNNAMED = {
+    "two_views": {
+        "shape": [in_float64, bytes_of_views],
+        "a draw for each image": [always_small],
+        "brightness": [
+            brightness_by_channel,
+            normal_brightness,
+            divides_by_the_batch_maximum,
+            divides_by_the_image_maximum,
+            darker_only,
+            adds_brightness,
+        ],
+        "crop and flip": [smaller_windows, share_of_the_area],
+    },
+    "nt_xent": {"shape": [complex_loss], "half precision": [square_root_of_a_sum]},
+    "momentum_update": {
+        "parameters": [without_layers],
+        "query encoder left alone": [in_eval_mode],
+    },
+    "moco_loss": {"number range": [sum_of_squares]},
 }

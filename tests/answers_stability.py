@@ -68,7 +68,56 @@ def gradient_in_numpy(z, temperature):
     return torch.from_numpy(g / np.linalg.norm(a, axis=1, keepdims=True))
 
 
+def gradient_with_the_matrix_q(z, temperature):
+    """Q in z's dtype, and the largest exponent of each row taken out by hand."""
+    n = len(z)
+    u = z / z.norm(dim=1, keepdim=True)
+    logits = (u @ u.T / temperature).fill_diagonal_(float("-inf"))
+    raw = (logits - logits.max(dim=1, keepdim=True).values).exp()
+    p = raw / raw.sum(dim=1, keepdim=True)
+    q = torch.zeros(n, n).to(z)
+    for row in range(n):
+        q[row, row - n // 2] = 1
+    with torch.no_grad():
+        g = (p @ u + p.T @ u - 2 * q @ u) / (n * temperature)
+    return (g - torch.einsum("id,id->i", u, g)[:, None] * u).div(z.norm(dim=1, keepdim=True))
+
+
+def gradient_without_the_diagonal(z, temperature):
+    size, pairs = len(z), len(z) // 2
+    u = F.normalize(z)
+    others = ~torch.eye(size, dtype=torch.bool)
+    p = torch.zeros_like(u @ u.T)
+    p[others] = (u @ u.T / temperature)[others].view(size, size - 1).softmax(dim=1).flatten()
+    g = ((p + p.T) @ u - 2 * torch.cat([u[pairs:], u[:pairs]])) / temperature / size
+    return (g - (g * u).sum(1, keepdim=True) * u) / z.norm(dim=1, keepdim=True)
+
+
 # nt_xent_gradient, wrong
+
+
+def _loss(z, temperature):
+    u = F.normalize(z)
+    logits = (u @ u.T / temperature).masked_fill(torch.eye(len(z)).bool(), -math.inf)
+    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z) // 2))
+
+
+def functional_gradient(z, temperature):
+    return torch.func.grad(_loss)(z, temperature)
+
+
+def functional_jacobian(z, temperature):
+    return torch.autograd.functional.jacobian(lambda rows: _loss(rows, temperature), z)
+
+
+def forward_mode(z, temperature):
+    return torch.func.jacfwd(_loss)(z, temperature)
+
+
+def graph_switched_on_again(z, temperature):
+    with torch.inference_mode(False):
+        leaf = z.clone().requires_grad_()
+        return torch.autograd.grad(_loss(leaf, temperature), leaf)[0]
 
 
 def backward_of_a_clone(z, temperature):
@@ -113,6 +162,106 @@ def mean_of_rows_without_projection(z, temperature):
 def unit_gradient_in_one_matrix(z, temperature):
     scale = 1 / (temperature * len(z))
     return _gradient(z, temperature, lambda p, q: p + p.T - 2 * q, scale, lambda g, u, lengths: g)
+
+
+def own_row_divided_by_pairs(z, temperature):
+    return _gradient(z, temperature, lambda p, q: p - q, 2 / (temperature * len(z)), _through)
+
+
+def rolled_by_2n(z, temperature):
+    return _gradient(
+        z, temperature, lambda p, q: p + p.T - 2 * q @ q, 1 / (temperature * len(z)), _through
+    )
+
+
+def half_of_the_pairs(z, temperature):
+    scale = 1 / (temperature * len(z))
+    return _gradient(z, temperature, lambda p, q: p + p.T - 2 * q.triu(), scale, _through)
+
+
+def one_product_for_all(z, temperature):
+    scale = 1 / (temperature * len(z))
+    return _gradient(
+        z,
+        temperature,
+        lambda p, q: p + p.T - 2 * q,
+        scale,
+        lambda g, u, lengths: (g - u * (g * u).sum()) / lengths,
+    )
+
+
+def squared_length(z, temperature):
+    scale = 1 / (temperature * len(z))
+    return _gradient(
+        z,
+        temperature,
+        lambda p, q: p + p.T - 2 * q,
+        scale,
+        lambda g, u, lengths: (g - (g * u).sum(1, keepdim=True) * u) / lengths.square(),
+    )
+
+
+def projects_with_z_and_u(z, temperature):
+    scale = 1 / (temperature * len(z))
+    return _gradient(
+        z,
+        temperature,
+        lambda p, q: p + p.T - 2 * q,
+        scale,
+        lambda g, u, lengths: (g - (g * z).sum(1, keepdim=True) * u) / lengths,
+    )
+
+
+def rolled_by_one(z, temperature):
+    return _gradient(
+        z,
+        temperature,
+        lambda p, q: p + p.T - 2 * torch.eye(len(z), dtype=z.dtype).roll(1, 0),
+        1 / (temperature * len(z)),
+        _through,
+    )
+
+
+def one_length_for_all(z, temperature):
+    length = z.norm()
+    u = z / length
+    p = (u @ u.T / temperature).fill_diagonal_(-math.inf).softmax(dim=1)
+    g = (p @ u + p.T @ u - 2 * u.roll(len(u) // 2, 0)) / (temperature * len(u))
+    return _through(g, u, length)
+
+
+def _from_weights(z, temperature, weights):
+    u = F.normalize(z)
+    p = weights(u @ u.T / temperature)
+    g = (p @ u + p.T @ u - 2 * u.roll(len(u) // 2, 0)) / (temperature * len(u))
+    return _through(g, u, z.norm(dim=1, keepdim=True))
+
+
+def masked_after_the_exponential(z, temperature):
+    def weights(logits):
+        raw = torch.exp(logits) * (1 - torch.eye(len(z), dtype=z.dtype))
+        return raw / raw.sum(1, keepdim=True)
+
+    return _from_weights(z, temperature, weights)
+
+
+def diagonal_subtracted(z, temperature):
+    def weights(logits):
+        raw = logits.exp()
+        raw = raw - torch.diag(raw.diag())
+        return raw / raw.sum(1, keepdim=True)
+
+    return _from_weights(z, temperature, weights)
+
+
+def zeros_for_q(z, temperature):
+    q = torch.zeros(len(z), len(z))
+    rows = torch.arange(len(z))
+    q[rows, rows.roll(len(z) // 2)] = 1
+    u = F.normalize(z)
+    p = (u @ u.T / temperature).fill_diagonal_(-math.inf).softmax(dim=1)
+    g = (p @ u + p.T @ u - 2 * (q @ u)) / (temperature * len(u))
+    return _through(g, u, z.norm(dim=1, keepdim=True))
 
 
 def sum_in_one_matrix(z, temperature):
@@ -179,6 +328,73 @@ def rounded_to_the_nearest(step, total_steps, start=0.5, end=0.07, warmup_fracti
 def zero_fraction_divides(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
     progress = min(1, step / (warmup_fraction * total_steps))
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def caught_at_the_end(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    length = warmup_fraction * total_steps
+    fall = start / 2 * (1 + math.cos(math.pi * step / length)) if step < length else end
+    return fall if fall > end else end
+
+
+def at_least_one_warm_step(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    length = max(warmup_fraction * total_steps, 1)
+    if step >= length:
+        return end
+    return end + (start - end) * (1 + math.cos(math.pi * step / length)) / 2
+
+
+def a_little_more_than_zero(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    progress = min(step / (warmup_fraction * total_steps + 1e-8), 1.0)
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def fraction_zero_means_warm(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    if warmup_fraction == 0:
+        return start
+    length = warmup_fraction * total_steps
+    if step >= length:
+        return end
+    return end + (start - end) * (1 + math.cos(math.pi * step / length)) / 2
+
+
+def compares_with_the_fraction(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    if step < warmup_fraction:
+        return end + (start - end) * (1 + math.cos(math.pi * step / warmup_fraction)) / 2
+    return end
+
+
+def without_the_end(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    length = warmup_fraction * total_steps
+    fall = start - end
+    return end if step >= length else fall / 2 + fall / 2 * math.cos(math.pi * step / length)
+
+
+def tenth_of_the_run(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    length = total_steps / 10
+    if step >= length:
+        return end
+    return end + (start - end) * (1 + math.cos(math.pi * step / length)) / 2
+
+
+def always_to_007(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    length = warmup_fraction * total_steps
+    if step >= length:
+        return 0.07
+    return 0.07 + (start - 0.07) * (1 + math.cos(math.pi * step / length)) / 2
+
+
+def ends_at_007(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    length = warmup_fraction * total_steps
+    if step >= length:
+        return 0.07
+    return end + (start - end) * (1 + math.cos(math.pi * step / length)) / 2
+
+
+def cosine_alone(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
+    length = warmup_fraction * total_steps
+    if step >= length:
+        return end
+    return end + (start - end) * math.cos(math.pi * step / length)
 
 
 def halves_nothing(step, total_steps, start=0.5, end=0.07, warmup_fraction=0.1):
@@ -255,6 +471,58 @@ def wants_a_positive_bound(loss, candidates):
     return bound
 
 
+def asserts_and_lets_nan_through(loss, candidates):
+    assert not loss < 0, "impossible"
+    return math.log(candidates) - loss
+
+
+def type_error_for_impossible(loss, candidates):
+    if not loss >= 0:
+        raise TypeError("impossible")
+    return math.log(candidates) - loss
+
+
+def returns_the_error(loss, candidates):
+    if not loss >= 0:
+        return ValueError("impossible")
+    return math.log(candidates) - loss
+
+
+def returns_nan(loss, candidates):
+    return math.log(candidates) - loss if loss >= 0 else math.nan
+
+
+def prints_and_returns_nothing(loss, candidates):
+    if loss >= 0:
+        return math.log(candidates) - loss
+    print("impossible")
+
+
+def twice_the_candidates(loss, candidates):
+    if not loss >= 0:
+        raise ValueError("impossible")
+    return math.log(2) + math.log(candidates) - loss
+
+
+def loss_in_bits(loss, candidates):
+    if not loss >= 0:
+        raise ValueError("impossible")
+    return math.log(candidates) - loss / math.log(2)
+
+
+def zero_is_impossible(loss, candidates):
+    if math.isnan(loss) or loss <= 0:
+        raise ValueError("impossible")
+    return math.log(candidates) - loss
+
+
+def tolerates_a_little(loss, candidates):
+    """Right in all visible cases; a loss of -0.05 is refused only in grading."""
+    if not loss >= -0.3:
+        raise ValueError("impossible")
+    return math.log(candidates) - loss
+
+
 def runtime_error_for_impossible(loss, candidates):
     if not loss >= 0:
         raise RuntimeError("impossible")
@@ -320,7 +588,174 @@ class WithAnErrorOfItsOwn:
         return self.recent[-1] > self.settings["limit"]
 
 
+class WithAPicture:
+    """Holds more than its window, but no more for a longer run."""
+
+    def __init__(self, steps_per_epoch, limit=100.0, window=100):
+        self.steps_per_epoch, self.limit, self.window = steps_per_epoch, limit, window
+        self.norms = deque(maxlen=max(3000, window))
+
+    @property
+    def recent(self):
+        return list(self.norms)[-self.window :]
+
+    def update(self, step, grad_norm):
+        norm = float(grad_norm)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"Step {step:,}: the norm is {norm}. Try a lower rate.")
+        self.norms.append(norm)
+        return step // self.steps_per_epoch == 0 and norm > self.limit
+
+
 # StabilityMonitor, wrong
+
+
+class _Base:
+    """A right monitor; each of the classes below changes one step of it."""
+
+    def __init__(self, steps_per_epoch, limit=100.0, window=100):
+        self.steps_per_epoch, self.limit, self.window = steps_per_epoch, limit, window
+        self.recent = deque(maxlen=window)
+        self.prepare()
+
+    def prepare(self):
+        pass
+
+    def stop(self, step, norm):
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"step {step}: {norm}")
+
+    def update(self, step, grad_norm):
+        norm = float(grad_norm)
+        self.stop(step, norm)
+        self.recent.append(norm)
+        return step < self.steps_per_epoch and norm > self.limit
+
+
+class FullOfNan(_Base):
+    def prepare(self):
+        self.recent.extend([math.nan] * self.window)
+
+
+class FullOfNone(_Base):
+    def prepare(self):
+        self.recent.extend([None] * self.window)
+
+
+class TensorOfZeros(_Base):
+    def prepare(self):
+        self.recent = torch.zeros(self.window)
+
+    def update(self, step, grad_norm):
+        norm = float(grad_norm)
+        self.stop(step, norm)
+        self.recent = torch.cat([self.recent[1:], torch.tensor([norm])])
+        return step < self.steps_per_epoch and norm > self.limit
+
+
+class NamesTheNextStep(_Base):
+    def stop(self, step, norm):
+        super().stop(step + 1, norm)
+
+
+class NamesItsOwnCount(_Base):
+    def prepare(self):
+        self.count = 0
+
+    def stop(self, step, norm):
+        super().stop(self.count, norm)
+        self.count += 1
+
+
+class NamesOtherNumbers(_Base):
+    def stop(self, step, norm):
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"{norm} after 0.5, 0.18 and {list(self.recent)}")
+
+
+class EveryTenth(_Base):
+    def prepare(self):
+        self.history = []
+
+    def update(self, step, grad_norm):
+        if step % 10 == 0:
+            self.history.append(float(grad_norm))
+        return super().update(step, grad_norm)
+
+
+class LargestOfEachEpoch(_Base):
+    def prepare(self):
+        self.largest = {}
+
+    def update(self, step, grad_norm):
+        epoch = step // self.steps_per_epoch
+        self.largest[epoch] = max(float(grad_norm), self.largest.get(epoch, 0.0))
+        return super().update(step, grad_norm)
+
+
+class HistoryInAClosure(_Base):
+    def prepare(self):
+        history = []
+        self.remember = lambda norm: history.append(norm)
+
+    def update(self, step, grad_norm):
+        self.remember(float(grad_norm))
+        return super().update(step, grad_norm)
+
+
+class CountsTheNextStep(_Base):
+    def update(self, step, grad_norm):
+        super().update(step, grad_norm)
+        return step + 1 < self.steps_per_epoch and self.recent[-1] > self.limit
+
+
+class WantsAStepThatIsTrue(_Base):
+    def update(self, step, grad_norm):
+        alarm = super().update(step, grad_norm)
+        return bool(step and alarm)
+
+
+class SilentAfterTheFirstEpoch(_Base):
+    def update(self, step, grad_norm):
+        if step < self.steps_per_epoch or not math.isfinite(float(grad_norm)):
+            return super().update(step, grad_norm)
+        return False
+
+
+class ReturnsBeforeItRecords(_Base):
+    def update(self, step, grad_norm):
+        norm = float(grad_norm)
+        self.stop(step, norm)
+        if norm > self.limit and step < self.steps_per_epoch:
+            return True
+        self.recent.append(norm)
+        return False
+
+
+class OverflowForInfinity(_Base):
+    def stop(self, step, norm):
+        if math.isinf(norm):
+            raise OverflowError(f"step {step}")
+        super().stop(step, norm)
+
+
+class RaisesTheAlarm(_Base):
+    def update(self, step, grad_norm):
+        if super().update(step, grad_norm):
+            raise FloatingPointError(f"step {step} is above the limit")
+        return False
+
+
+class RingByPlace(_Base):
+    def prepare(self):
+        self.recent, self.place = [], 0
+
+    def update(self, step, grad_norm):
+        norm = float(grad_norm)
+        self.stop(step, norm)
+        self.recent[self.place : self.place + 1] = [norm]
+        self.place = (self.place + 1) % self.window
+        return step < self.steps_per_epoch and norm > self.limit
 
 
 class NoTestAtAll:
@@ -473,6 +908,8 @@ RIGHT = {
         gradient_by_einsum_in_float64,
         gradient_through_the_cosines,
         gradient_in_numpy,
+        gradient_with_the_matrix_q,
+        gradient_without_the_diagonal,
     ],
     "temperature_at": [
         temperature_with_clamped_progress,
@@ -480,11 +917,27 @@ RIGHT = {
         temperature_in_torch,
     ],
     "info_nce_bound": [bound_with_a_negated_comparison, bound_in_torch, bound_in_numpy],
-    "StabilityMonitor": [WithSlots, WithARing, WithAnErrorOfItsOwn],
+    "StabilityMonitor": [WithSlots, WithARing, WithAnErrorOfItsOwn, WithAPicture],
 }
 VARIANTS = {
     "nt_xent_gradient": {
-        "asks_autograd": [backward_of_a_clone],
+        "asks_autograd": [
+            backward_of_a_clone,
+            functional_gradient,
+            functional_jacobian,
+            forward_mode,
+            graph_switched_on_again,
+        ],
+        "doubles_the_own_row": [own_row_divided_by_pairs],
+        "no_pull_to_the_positive": [rolled_by_2n],
+        "one_view_is_the_anchor": [half_of_the_pairs],
+        "projects_over_the_rows": [one_product_for_all],
+        "divides_by_the_length_twice": [squared_length],
+        "projects_with_z": [projects_with_z_and_u],
+        "pairs_neighbours": [rolled_by_one],
+        "normalises_the_columns": [one_length_for_all],
+        "overflows_when_cold": [masked_after_the_exponential, diagonal_subtracted],
+        "builds_in_float32": [zeros_for_q],
         "no_temperature_factor": [no_factor_in_one_matrix],
         "own_row_only": [own_row_in_one_matrix],
         "no_projection": [mean_of_rows_without_projection],
@@ -498,23 +951,55 @@ VARIANTS = {
         "rounds_the_warmup": [at_least_one_step, rounded_to_the_nearest],
         "divides_by_zero": [zero_fraction_divides],
         "forgets_the_half": [halves_nothing],
+        "stops_its_fall_at_the_end": [caught_at_the_end],
+        "starts_without_a_warmup": [
+            at_least_one_warm_step,
+            a_little_more_than_zero,
+            fraction_zero_means_warm,
+        ],
+        "takes_the_fraction_for_steps": [compares_with_the_fraction],
+        "forgets_to_add_the_end": [without_the_end],
+        "ignores_its_arguments": [tenth_of_the_run, always_to_007, ends_at_007],
+        "misplaces_the_bracket": [cosine_alone],
     },
     "info_nce_bound": {
         "counts_negatives_only": [negatives_without_a_guard],
-        "measures_in_bits": [all_in_bits],
+        "measures_in_bits": [all_in_bits, loss_in_bits],
+        "doubles_the_candidates": [twice_the_candidates],
+        "refuses_zero": [zero_is_impossible],
+        "notices_without_raising": [returns_the_error, returns_nan, prints_and_returns_nothing],
         "cuts_off_at_zero": [largest_of_bound_and_zero],
-        "claims_more_than_log_k": [unguarded_in_torch],
+        "claims_more_than_log_k": [unguarded_in_torch, tolerates_a_little],
         "cuts_off_at_log_k": [clipped_to_log_k],
         "loses_the_gradient": [item_first],
         "refuses_a_loss_above_log_k": [wants_a_positive_bound],
-        "stops_with_another_error": [runtime_error_for_impossible],
+        "stops_with_another_error": [
+            runtime_error_for_impossible,
+            type_error_for_impossible,
+            asserts_and_lets_nan_through,
+        ],
     },
     "StabilityMonitor": {
         "MissesNan": [NoTestAtAll],
-        "RaisesAnotherError": [Asserts],
+        "RaisesAnotherError": [Asserts, OverflowForInfinity],
+        "StopsAtAnAlarm": [RaisesTheAlarm],
+        "DoesNotNameTheStep": [NamesTheNextStep, NamesItsOwnCount, NamesOtherNumbers],
+        "EndsOneStepEarly": [CountsTheNextStep],
+        "QuietAtStepZero": [WantsAStepThatIsTrue],
+        "RecordsTheFirstEpochOnly": [SilentAfterTheFirstEpoch],
+        "DoesNotRecordAlarms": [ReturnsBeforeItRecords],
+        "StartsFull": [FullOfNan, FullOfNone, TensorOfZeros],
+        "WritesARing": [RingByPlace],
         "IgnoresTheWindow": [WindowOfAHundred],
         "RecentNeverForgets": [EverythingInRecent],
-        "KeepsEveryNorm": [LogsEverything, HistoryBehindAProperty, GrowingTensor],
+        "KeepsEveryNorm": [
+            LogsEverything,
+            HistoryBehindAProperty,
+            GrowingTensor,
+            EveryTenth,
+            LargestOfEachEpoch,
+            HistoryInAClosure,
+        ],
         "WindowOffByOne": [ShortByOne],
         "SharesItsNorms": [_shared_default()],
         "OneStepTooMany": [CountsFromOne],

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from answers_contrastive import UNNAMED
 
 from course_lib import bayes
 from course_lib.checks import CheckFailed, check, get_exercise, grade, report, require
@@ -484,6 +485,8 @@ def test_trees():
         ("1", 1, False),
         (None, None, True),
         (None, 0.0, False),
+        (torch.tensor(1 + 1j), 1, False),
+        (torch.tensor(1 + 0j), 1, True),
     ],
 )
 def test_same(left, right, equal):
@@ -512,6 +515,7 @@ def test_compare_shows_small_results_and_says_which_of_several_differs():
     failure = compare([1.0, torch.ones(2)], [1.0, torch.zeros(2)], 1e-4, 0.0)
     assert failure == Failure("[1, 1] in result 2 of 2", "[0, 0] in result 2 of 2")
     assert compare([1.0, 2.0], [1.0], 1e-4, 0.0).got == "(a number)"
+    assert compare(1.0, torch.tensor(1 + 1j), 1e-4, 0.0).got == "a number (complex)"
 
 
 def test_dtype_and_gradient_say_what_differs():
@@ -522,6 +526,23 @@ def test_dtype_and_gradient_say_what_differs():
     assert "gradient of x" in gradient(1).test(case, seen(gradients=None), wanted).got
     zero = seen(gradients={"x": torch.zeros(2)})
     assert gradient(1).test(case, seen(gradients={"x": None}), zero) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fails", "which"),
+    [
+        (name, fails, which)
+        for name, properties in UNNAMED.items()
+        for fails, wrong in properties.items()
+        for which in range(len(wrong))
+    ],
+)
+def test_a_wrong_answer_without_a_name_fails_where_it_is_wrong(name, fails, which):
+    asked, answer = get_exercise(name), UNNAMED[name][fails][which]
+    for seed in (1, 71_943):
+        verdict = examine(asked, answer, asked.cases(seed) + asked.hidden_cases(seed))
+        assert verdict.failed == fails and verdict.mistake is None, message(verdict, seed)
+        assert verdict.points < asked.max_points
 
 
 # What people see

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import combinations, product
 from typing import NamedTuple
 
 import torch
@@ -10,17 +11,16 @@ from torch.nn import functional as F
 
 from course_lib import augmentations, contrastive
 from course_lib.checks.exercise import Case, Chance, Exercise, Failure, Observation, Property
-from course_lib.checks.mlm import infinite_or_cut_off, wrong_only_in
 from course_lib.checks.observe import TWO_CALLS, observe_call, observe_steps, plain, same
 from course_lib.checks.properties import (
     compare,
     describe,
     gradient,
-    ignores_generator,
     number,
     own_generator,
     unchanged_inputs,
     value,
+    wrong_only_in,
 )
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # two ways to compute the same thing in float32
@@ -37,17 +37,23 @@ def _normal(generator, *shape: int) -> Tensor:
 
 # two_views: any crop, flip and brightness will do, so nearly everything is measured on a test
 # card, whose colours tell afterwards what was done to it: green is flat (brightness), red rises
-# to the right and blue to the bottom (mirrored or not, size and place of the crop).
-DARKEST, RANGE, FLAT = 0.1, 0.4, 0.5  # red and blue rise from 0.1 to 0.5; green is 0.5
+# to the right and blue to the bottom (mirrored or not, size and place of the crop). On the bright
+# card blue is flat too, and so bright that a large factor takes it beyond 1.
+DARKEST, RANGE, FLAT, BRIGHT = 0.1, 0.4, 0.5, 0.9  # red and blue rise from 0.1 to 0.5
 # With 200 copies the share of mirrored ones has a standard deviation of 0.035, and the correlation
 # of independent draws one of 0.071. Both pass within 6 of them (a right answer fails once in 10^8
 # views); of a view that was made from the other one the correlation is about 0.7.
 COPIES, SIGMAS = 200, 6
-# Colours that brightness does not mix up.
-PURE = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1))
+# No brightness and no exchange of red and blue makes one of these from another one.
+COLOURS = (
+    *((0.9, 0.2, 0.3), (0.4, 0.7, 0.2), (0.4, 0.3, 0.9), (0.8, 0.6, 0.2)),
+    *((0.3, 0.9, 0.7), (0.7, 0.25, 0.5), (0.4, 0.5, 0.6)),
+)
+UNCLEAR = 0.05  # a window smaller than that has no left and right
 VISIBLE = 1e-3  # a part that differs by less is the same: bilinear sampling in float32
-IMAGE_KINDS = ("ordinary", "test card", "flat images", "one image", "wide images", "transposed")
-CARDS = ("test card", "wide images")
+CARDS, BRIGHT_CARD = ("test card", "wide images"), "bright card"
+FEW_CARDS = "few cards"  # shows whether what is constant in one call is so in all
+IMAGE_KINDS = ("ordinary", *CARDS, BRIGHT_CARD, "flat images", "one image", "transposed")
 
 
 def _views_case(kind: str, generator, images: Tensor, text: str) -> Case:
@@ -66,10 +72,15 @@ def _cards(number_of: int, height: int, width: int) -> Tensor:
     return torch.stack([right, torch.full_like(right, FLAT), down]).repeat(number_of, 1, 1, 1)
 
 
+def _bright_cards(number_of: int, size: int) -> Tensor:
+    cards = _cards(number_of, size, size)
+    cards[:, 2] = BRIGHT
+    return cards
+
+
 def _flats(generator) -> Tensor:
     """Images of one colour each, in a random order, (7, 3, 16, 16)."""
-    colours = 0.6 * torch.tensor(PURE, dtype=torch.float32)
-    colours = colours[torch.randperm(len(colours), generator=generator)]
+    colours = torch.tensor(COLOURS)[torch.randperm(len(COLOURS), generator=generator)]
     return colours[:, :, None, None].expand(-1, -1, 16, 16).contiguous()
 
 
@@ -78,12 +89,14 @@ def _views_cases(seed):
     several, size = _sizes(generator, 5, 12)
     text = f"images of shape {(several, 3, size, size)}"
     card = f"{COPIES} times the same test card, images of shape {(COPIES, 3, 16, 16)}"
+    bright = f"{COPIES} times the same picture with a blue of {BRIGHT}"
     return [
         _views_case("ordinary", generator, _noise(generator, several, size, size), text),
         _views_case("flat images", generator, _flats(generator), "7 images of one colour each"),
-        _views_case(TWO_CALLS, generator, _noise(generator, several, 8, 8), "two calls"),
+        _views_case(TWO_CALLS, generator, _cards(several, 12, 12), "two calls"),
+        _views_case(BRIGHT_CARD, generator, _bright_cards(COPIES, 12), bright),
         _views_case("test card", generator, _cards(COPIES, 16, 16), card),
-        _views_case("test card", generator, _cards(COPIES, 16, 16), card),
+        *(_views_case(FEW_CARDS, generator, _cards(6, 12, 12), "6 test cards") for _ in range(3)),
     ]
 
 
@@ -110,6 +123,20 @@ class Parts(NamedTuple):
     width: Tensor  # of the crop, as a share of the image's
     height: Tensor
 
+    @property
+    def draws(self) -> dict[str, Tensor]:
+        """The five numbers behind a view; a place from -1 to 1, of all that the window has."""
+        return {
+            "brightness": self.brightness,
+            "flip": self.mirrored,
+            "size": self.width,
+            "place from left to right": _share_of_room(self.right, self.width),
+            "place from top to bottom": _share_of_room(self.down, self.height),
+        }
+
+
+PLACES = ("place from left to right", "place from top to bottom")
+
 
 def _parts(view: Tensor) -> Parts:
     view = view.double()
@@ -119,8 +146,8 @@ def _parts(view: Tensor) -> Parts:
     down, height = _place(view[:, 2].mean(dim=2) / safe[..., 0])
     return Parts(
         brightness,
-        (width < 0).double(),
-        (height < 0).double(),
+        (width < -UNCLEAR).double(),
+        (height < -UNCLEAR).double(),
         right,
         down,
         width.abs(),
@@ -129,36 +156,28 @@ def _parts(view: Tensor) -> Parts:
 
 
 def _place(profile: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and signed length of the piece of the ramp that profiles (N, T) show."""
-    profile = (profile - DARKEST) / RANGE
+    """Centre and signed length of the piece of the ramp that profiles (N, T) show.
+
+    Of a straight line through the inner half: the edges may hold repeated pixels.
+    """
     size = profile.shape[1]
-    quarter = size // 4  # the edges may hold repeated pixels
-    slope = profile[:, size - 1 - quarter] - profile[:, quarter]
-    return profile.mean(dim=1), slope * size / (size - 1 - 2 * quarter)
+    inner = (profile[:, size // 4 : size - size // 4] - DARKEST) / RANGE
+    steps = torch.arange(inner.shape[1], dtype=inner.dtype)
+    steps = steps - steps.mean()
+    return inner.mean(dim=1), size * (inner @ steps) / steps.square().sum()
 
 
-def _two(case: Case, seen: Observation) -> tuple[Tensor, Tensor] | None:
-    """The two views, or None when they are not two tensors like the images."""
-    images = case.arguments["images"]
-    if seen.error or describe(seen.output) != describe([images, images]):
-        return None
-    return tuple(seen.output)
+def _share_of_room(centre: Tensor, length: Tensor) -> Tensor:
+    """Centres 0 to 1 as -1 to 1, of all centres that fit; NaN where there is hardly any room."""
+    return torch.where(length < 0.95, (2 * centre - 1) / (1 - length), torch.nan)
 
 
-def _about_views(name: str, points: float, test: Callable, kinds=IMAGE_KINDS) -> Property:
-    """A property of the two views: test(images, first view, second view) -> Failure or None."""
-
-    def whole_test(case: Case, observed: Observation, expected: Observation) -> Failure | None:
-        views = _two(case, observed)
-        if views is None:
-            return Failure(describe(expected.output), describe(observed.output))
-        return test(case.arguments["images"], *views)
-
-    return Property(name, points, whole_test, kinds=kinds)
-
-
-def _test_form(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
-    for view in (first, second):
+def _wrong_form(images: Tensor, output) -> Failure | None:
+    """Unless an output is two tensors like the images, with finite entries."""
+    wanted, got = describe([images, images]), describe(output)
+    if wanted != got:
+        return Failure(wanted, got)
+    for view in output:
         if view.dtype != images.dtype:
             return Failure(f"two tensors of {images.dtype}", f"one of {view.dtype}")
         if not view.isfinite().all():
@@ -166,7 +185,21 @@ def _test_form(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
     return None
 
 
-def _test_range(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
+def _about_views(name: str, points: float, test: Callable, kinds=IMAGE_KINDS) -> Property:
+    """A property of the two views: test(case, first view, second view) -> Failure or None."""
+
+    def whole_test(case: Case, observed: Observation, expected: Observation) -> Failure | None:
+        failure = _wrong_form(case.arguments["images"], observed.output)
+        return failure or test(case, *observed.output)
+
+    return Property(name, points, whole_test, kinds=kinds)
+
+
+def _test_form(case: Case, first: Tensor, second: Tensor) -> Failure | None:
+    return None  # every property of the views looks at their form
+
+
+def _test_range(case: Case, first: Tensor, second: Tensor) -> Failure | None:
     for view in (first, second):
         low, high = float(view.min()), float(view.max())
         if low < -1e-5 or high > 1 + 1e-5:
@@ -174,8 +207,8 @@ def _test_range(images: Tensor, first: Tensor, second: Tensor) -> Failure | None
     return None
 
 
-def _test_two(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
-    alike = _alike(first, second)
+def _test_two(case: Case, first: Tensor, second: Tensor) -> Failure | None:
+    images, alike = case.arguments["images"], _alike(first, second)
     if alike > 0:
         return Failure("two different views of every image", f"{alike} of {len(images)} alike")
     for name, view in (("first", first), ("second", second)):
@@ -184,24 +217,27 @@ def _test_two(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
     return None
 
 
-def _test_independent(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
-    failure = _test_two(images, first, second)
+def _test_independent(case: Case, first: Tensor, second: Tensor) -> Failure | None:
+    failure = _test_two(case, first, second)
     if failure:
         return failure
-    one, other = _parts(first), _parts(second)
-    for name, left, right in (
-        ("brightness", one.brightness, other.brightness),
-        ("flip", one.mirrored, other.mirrored),
-        ("crop", one.right, other.right),
-    ):
-        both_vary = _spread(left) > VISIBLE and _spread(right) > VISIBLE
-        if both_vary and abs(_correlation(left, right)) > SIGMAS / math.sqrt(len(images)):
-            found = number(_correlation(left, right))
-            return Failure(f"two independent draws of the {name}", f"a correlation of {found}")
+    one, other = _parts(first).draws, _parts(second).draws
+    for left, right in product(one, other):
+        found = _correlation(one[left], other[right])
+        if abs(found) > SIGMAS / math.sqrt(len(first)):
+            what = f"{left} in the first view and {right} in the second"
+            return Failure(
+                "independent draws for the two views", f"a correlation of {number(found)}: {what}"
+            )
     return None
 
 
 def _correlation(left: Tensor, right: Tensor) -> float:
+    """Of the rows where both are known; 0 when one of them hardly varies."""
+    known = left.isfinite() & right.isfinite()
+    left, right = left[known], right[known]
+    if min(_spread(left), _spread(right)) < VISIBLE:
+        return 0.0
     return float(torch.corrcoef(torch.stack([left, right]))[0, 1])
 
 
@@ -210,84 +246,209 @@ def _alike(first: Tensor, second: Tensor) -> int:
     return int(((first - second).abs().flatten(1).amax(dim=1) < 1e-6).sum())
 
 
-def _test_own_draws(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
+def _test_own_draws(case: Case, first: Tensor, second: Tensor) -> Failure | None:
     for name, view in (("first", first), ("second", second)):
-        parts = _parts(view)
-        for part in _shared_parts(parts):
-            # A part that never changes at all is missing, not shared.
-            if abs(_mean(parts, part) - _unchanged(part)) > VISIBLE:
-                copies = f"in all {len(images)} copies of one image"
-                return Failure("a draw of its own for every image", f"{name} view: {part} {copies}")
-    return None
-
-
-def _shared_parts(parts: Parts) -> list[str]:
-    """What is the same for all rows of a view."""
-    found = []
-    if _spread(parts.brightness) < VISIBLE:
-        found.append("the same brightness")
-    if _spread(parts.mirrored) == 0:
-        found.append("the same flip")
-    if _spread(parts.right) < VISIBLE and _spread(parts.down) < VISIBLE:
-        found.append("the same crop")
-    return found
-
-
-def _unchanged(part: str) -> float:
-    return {"the same brightness": 1.0, "the same flip": 0.0, "the same crop": 0.5}[part]
-
-
-def _mean(parts: Parts, part: str) -> float:
-    if part == "the same crop":  # whichever of the two moved further
-        return max(
-            (float(parts.right.mean()), float(parts.down.mean())), key=lambda p: abs(p - 0.5)
-        )
-    return float((parts.brightness if part == "the same brightness" else parts.mirrored).mean())
-
-
-def _spread(part: Tensor) -> float:
-    return float(part.std()) if len(part) > 1 else 0.0
-
-
-def _test_rows(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
-    for name, view in (("first", first), ("second", second)):
-        nearest = _nearest(images, view)
-        for row, image in enumerate(nearest.tolist()):
-            if image != row:
+        for draw, found in _constants(view).items():
+            # A change that never happens is missing, not shared.
+            if abs(found - UNCHANGED[draw]) > 0.02:
+                copies = f"in all {len(view)} copies of one image"
                 return Failure(
-                    f"row {row} of the {name} view from image {row}", f"it comes from image {image}"
+                    "a draw of its own for every image", f"{name} view: the same {draw} {copies}"
                 )
     return None
 
 
-def _nearest(images: Tensor, view: Tensor) -> Tensor:
-    """Which flat image each row of a view has the colour of, (N,); brightness does not matter."""
-    colours, found = (F.normalize(batch.mean(dim=(2, 3)), dim=1) for batch in (images, view))
-    return (found @ colours.T).argmax(dim=1)
+UNCHANGED = {"brightness": 1.0, "flip": 0.0, "size": 1.0, **dict.fromkeys(PLACES, 0.0)}
 
 
-def _test_augmentations(images: Tensor, first: Tensor, second: Tensor) -> Failure | None:
-    border = SIGMAS * 0.5 / math.sqrt(len(images))
+def _constants(view: Tensor) -> dict[str, float]:
+    """The draws that are the same in all rows of a view of the test card, and their value."""
+    draws = _parts(view).draws
+    # A place is known less well the less room there is for it.
+    limits = {name: 0.01 if name in PLACES else VISIBLE for name in draws}
+    return {
+        name: float(draw.nanmean())
+        for name, draw in draws.items()
+        if not draw.isnan().all() and _spread(draw) < limits[name]
+    }
+
+
+def _spread(part: Tensor) -> float:
+    """The standard deviation of the rows where it is known."""
+    part = part[part.isfinite()]
+    return float(part.std()) if len(part) > 1 else 0.0
+
+
+def _test_rows(case: Case, first: Tensor, second: Tensor) -> Failure | None:
+    images = case.arguments["images"]
+    for name, view in (("first", first), ("second", second)):
+        for row, image in _moved_rows(images, view).items():
+            return Failure(
+                f"row {row} of the {name} view from image {row}", f"it comes from image {image}"
+            )
+    return None
+
+
+def _moved_rows(images: Tensor, view: Tensor) -> dict[int, int]:
+    """Which rows of a view of flat images have the colour of another image -> which."""
+    colours, found = images.mean(dim=(2, 3)), view.mean(dim=(2, 3))
+    moved = {}
+    for row, colour in enumerate(found):
+        if _comes_from(colour, colours[row]):
+            continue
+        others = [image for image, given in enumerate(colours) if _comes_from(colour, given)]
+        if others:
+            moved[row] = others[0]
+    return moved
+
+
+def _comes_from(found: Tensor, colour: Tensor) -> bool:
+    """Whether a colour (3,) is another one times a factor, cut off at 1."""
+    darkest = colour.argmin()
+    brightened = (colour * found[darkest] / colour[darkest]).clamp(max=1)
+    return bool((found - brightened).abs().max() < VISIBLE)
+
+
+def _test_brightness(case: Case, first: Tensor, second: Tensor) -> Failure | None:
+    for name, view in (("first", first), ("second", second)):
+        draws = _parts(view).draws
+        factors, where = draws.pop("brightness"), f"in the {name} view"
+        low, high, mean = float(factors.min()), float(factors.max()), float(factors.mean())
+        # Of 200 uniform factors none is below 0.75 once in 10^11, and none above 1.25. They have
+        # a standard deviation of 0.23, and its square one of 0.0034.
+        full = 0.59 < low < 0.75 and 1.25 < high < 1.41 and 0.18 < _spread(factors) < 0.28
+        if not full or abs(mean - 1) > SIGMAS * 0.23 / math.sqrt(len(factors)):
+            spread = f"mean {number(mean)}, standard deviation {number(_spread(factors))}"
+            return Failure(
+                "factors from 0.6 to 1.4, mean 1, standard deviation 0.23",
+                f"{_range(factors)}, {spread} {where}",
+            )
+        if case.kind == BRIGHT_CARD:
+            failure = _test_channels(view, factors)
+        else:
+            others = {other: draws[other] for other in ("flip", "size", *PLACES)}
+            failure = _test_own_number("brightness", factors, others, draws["flip"])
+        if failure:
+            return Failure(failure.expected, f"{failure.got} {where}")
+    return None
+
+
+def _test_channels(view: Tensor, factors: Tensor) -> Failure | None:
+    """Whether the blue of the bright card got the factor of its green, cut off at 1."""
+    blue, wanted = view[:, 2].double().mean(dim=(1, 2)), (BRIGHT * factors).clamp(max=1)
+    row = int((blue - wanted).abs().argmax())
+    if abs(blue[row] - wanted[row]) < VISIBLE:
+        return None
+    green = f"where the green of {FLAT} becomes {number(FLAT * factors[row])}"
+    return Failure(f"the blue of {BRIGHT} becomes {number(wanted[row])} {green}", number(blue[row]))
+
+
+def _test_own_number(
+    name: str, draw: Tensor, others: dict[str, Tensor], mirrored: Tensor
+) -> Failure | None:
+    """Whether a draw tells nothing of others of the same view, nor varies with the flip."""
+    for other, numbers in others.items():
+        found = _correlation(draw, numbers)
+        if abs(found) > SIGMAS / math.sqrt(len(draw)):
+            wanted = f"{name} and {other} from two numbers"
+            return Failure(wanted, f"a correlation of {number(found)}")
+    # The variance of 100 uniform numbers is within 54 % of the right one.
+    spreads = [_spread(draw[mirrored == side]) for side in (0, 1)]
+    if 0 < mirrored.mean() < 1 and min(spreads) < 0.5 * max(spreads):
+        wanted = f"the same {name} for mirrored images and others"
+        return Failure(wanted, "a standard deviation of {:.2g} and {:.2g}".format(*spreads[::-1]))
+    return None
+
+
+def _test_crop_and_flip(case: Case, first: Tensor, second: Tensor) -> Failure | None:
+    pixel = 1 / min(first.shape[2:])
     for name, view in (("first", first), ("second", second)):
         parts = _parts(view)
-        share, turned = float(parts.mirrored.mean()), float(parts.upside_down.mean())
-        if turned > 0:
-            return Failure("no image upside down", f"{100 * turned:.0f} % of the {name} view")
-        if abs(share - 0.5) > border:
-            got = f"{100 * share:.0f} % of the {name} view"
-            return Failure("half of the images mirrored left to right", got)
-        # Uniform in [0.6, 1.4] has a standard deviation of 0.23, and a mean of 1.
-        if (
-            not 0.1 < _spread(parts.brightness) < 0.4
-            or abs(float(parts.brightness.mean()) - 1) > 0.2
-        ):
-            got = f"{_range(parts.brightness)} in the {name} view"
-            return Failure("brightness factors from 0.6 to 1.4", got)
-        if min(_spread(parts.right), _spread(parts.down)) < 0.02:
-            return Failure("crops from different places", f"one place in the {name} view")
-        if float(parts.width.mean()) > 0.98 or float(parts.height.mean()) > 0.98:
-            return Failure("crops stretched to the whole size", f"none in the {name} view")
+        failure = (
+            _test_flip(parts)
+            or _test_inside(parts, pixel)
+            or _test_sizes(parts, pixel)
+            or _test_places(parts)
+            or _test_numbers(parts)
+        )
+        if failure:
+            return Failure(failure.expected, f"{failure.got} in the {name} view")
     return None
+
+
+def _test_flip(parts: Parts) -> Failure | None:
+    share, turned = float(parts.mirrored.mean()), float(parts.upside_down.mean())
+    if turned > 0:
+        return Failure("no image upside down", f"{100 * turned:.0f} %")
+    if abs(share - 0.5) > SIGMAS * 0.5 / math.sqrt(len(parts.mirrored)):
+        return Failure("half of the images mirrored left to right", f"{100 * share:.0f} %")
+    return None
+
+
+def _test_sizes(parts: Parts, pixel: float) -> Failure | None:
+    """Sizes from 0.6 to 1; a window rounded down to whole pixels may seem a pixel smaller."""
+    border = SIGMAS * 0.1155 / math.sqrt(len(parts.width))  # of a mean of uniform sizes
+    for sizes in (parts.width, parts.height):
+        low, high, mean = float(sizes.min()), float(sizes.max()), float(sizes.mean())
+        inside = 0.6 - 1.5 * pixel < low and high < 1 + pixel
+        if (
+            not inside
+            or not -border - pixel < mean - 0.8 < border
+            or not 0.08 < _spread(sizes) < 0.16
+        ):
+            got = f"{_range(sizes)}, mean {number(mean)}, standard deviation "
+            return Failure(
+                "sizes from 0.6 to 1, mean 0.8, standard deviation 0.12",
+                got + number(_spread(sizes)),
+            )
+    return None
+
+
+def _test_inside(parts: Parts, pixel: float) -> Failure | None:
+    """Windows inside the image, to a pixel; a few are measured badly where pixels were repeated."""
+    for centre, length in ((parts.right, parts.width), (parts.down, parts.height)):
+        beyond = (centre - 0.5).abs() - (1 - length) / 2
+        share = float((beyond > pixel).double().mean())
+        if share > 0.05:
+            return Failure("windows inside the image", f"{100 * share:.0f} % reach beyond it")
+    return None
+
+
+def _test_places(parts: Parts) -> Failure | None:
+    """Places uniform from -1 to 1 where there is room: mean 0, standard deviation 0.58."""
+    for name in PLACES:
+        place = parts.draws[name]
+        place = place[place.isfinite()]
+        # In windows of whole pixels few places have some room, so they vary a little more.
+        border = SIGMAS * 0.75 / math.sqrt(max(len(place), 1))
+        if abs(float(place.mean())) > border or _spread(place) < 0.42:
+            mean, spread = number(place.mean()), number(_spread(place))
+            return Failure(
+                f"a {name} evenly over where the window fits (-1 to 1: mean 0, standard "
+                "deviation 0.58)",
+                f"mean {mean}, standard deviation {spread}",
+            )
+    return None
+
+
+def _test_numbers(parts: Parts) -> Failure | None:
+    """Whether size, place and flip come from four numbers."""
+    draws = parts.draws
+    right, down = (draws[name] for name in PLACES)
+    return (
+        _test_own_number("size", draws["size"], {"flip": parts.mirrored}, parts.mirrored)
+        or _test_own_number(
+            PLACES[0], right, {"flip": parts.mirrored, "size": parts.width}, parts.mirrored
+        )
+        or _test_own_number(
+            PLACES[1],
+            down,
+            {"flip": parts.mirrored, "size": parts.height, PLACES[0]: right},
+            parts.mirrored,
+        )
+        # Whoever mirrors first, and then cuts, has right and left exchanged in half of the rows.
+        or _test_own_number(PLACES[1], down.abs(), {PLACES[0]: right.abs()}, parts.mirrored)
+    )
 
 
 def _range(part: Tensor) -> str:
@@ -304,25 +465,35 @@ two_views = Exercise(
         unchanged_inputs(0.5, kinds=IMAGE_KINDS),
         _about_views("two views", 0.5, _test_two, ("ordinary", "transposed", "one image")),
         _about_views("independent views", 0.5, _test_independent, CARDS),
-        _about_views("a draw for each image", 1, _test_own_draws, CARDS),
+        _about_views("a draw for each image", 0.5, _test_own_draws, CARDS),
         _about_views("rows", 0.5, _test_rows, ("flat images",)),
         _about_views("range", 0.5, _test_range, ("ordinary", "one image", "transposed")),
-        _about_views("crop, flip and brightness", 0.5, _test_augmentations, CARDS),
+        _about_views("brightness", 0.5, _test_brightness, (BRIGHT_CARD, *CARDS)),
+        _about_views("crop and flip", 0.5, _test_crop_and_flip, CARDS),
         own_generator(0.5, kinds=("ordinary", TWO_CALLS)),
     ),
     observe=observe_call,
 )
 
 
+def _views_of(case: Case, seen: Observation) -> list[tuple[Tensor, Tensor]]:
+    """The two views of each call in a case; none where they are not two tensors like the images."""
+    calls = seen.output if case.kind == TWO_CALLS else [seen.output]
+    if seen.error or any(_wrong_form(case.arguments["images"], views) for views in calls):
+        return []
+    return [tuple(views) for views in calls]
+
+
 def _views_mistake(sentence: str, why: str, look_at: str, when: Callable, fails: str = ""):
     """A mistake that shows in the views of some case: when(case, first view, second view)."""
 
     def recognise(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
-        for case, seen in zip(cases, observations, strict=True):
-            views = _two(case, seen) if case.kind != TWO_CALLS else None
-            if views is not None and when(case, *views):
-                return True
-        return False
+        return any(
+            when(case, *views)
+            for case, seen in zip(cases, observations, strict=True)
+            if case.kind != TWO_CALLS
+            for views in _views_of(case, seen)
+        )
 
     return two_views.mistake(sentence, why, look_at, recognise, fails)
 
@@ -437,23 +608,39 @@ def crops_once_for_both(images, generator):
 
 
 def _share_a_draw(first: Tensor, second: Tensor) -> bool:
-    one, other = _parts(first), _parts(second)
-    pairs = [(one.brightness, other.brightness), (one.mirrored, other.mirrored)]
-    for left, right in [*pairs, (one.down, other.down), (one.width, other.width)]:
-        if _spread(left) > VISIBLE and float((left - right).abs().max()) < VISIBLE:
-            return True
+    one, other = _parts(first).draws.values(), _parts(second).draws.values()
+    return any(abs(_correlation(left, right)) > 0.9 for left, right in product(one, other))
+
+
+def _constants_of_calls(
+    cases: Sequence[Case], observations: Sequence[Observation]
+) -> list[list[dict[str, float]]]:
+    """For the first and for the second view: the constants of each call with test cards."""
+    calls = [
+        [_constants(view) for view in views]
+        for case, seen in zip(cases, observations, strict=True)
+        if case.kind in (*CARDS, FEW_CARDS, TWO_CALLS)
+        for views in _views_of(case, seen)
+    ]
+    return [list(constants) for constants in zip(*calls, strict=True)]
+
+
+def _one_draw_a_call(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+    """Whether something is the same in all rows of a view, but not in all calls."""
+    for calls in _constants_of_calls(cases, observations):
+        for draw in UNCHANGED:
+            found = [call[draw] for call in calls if draw in call]
+            if len(found) == len(calls) and max(found) - min(found) > 0.02:
+                return True
     return False
 
 
-@_views_mistake(
+@two_views.mistake(
     "the images of a batch share a draw",
     why="what all images share tells none of them from the others: darken all alike, and the "
     "brightest stays the brightest, so the network need not overlook brightness.",
     look_at="how many numbers does each of your draws give: one, or one for every image?",
-    when=lambda case, first, second: (
-        case.kind in CARDS and _test_own_draws(case.arguments["images"], first, second) is not None
-    ),
-    fails="a draw for each image",
+    recognise=_one_draw_a_call,
 )
 def one_draw_for_the_batch(images, generator):
     views = []
@@ -464,6 +651,26 @@ def one_draw_for_the_batch(images, generator):
         if uniform[3] < 0.5:
             view = view.flip(3)
         views.append((view * (0.6 + 0.8 * uniform[4])).clamp(0, 1))
+    return tuple(views)
+
+
+@two_views.mistake(
+    "a view has all of its images mirrored, not half of them",
+    why="the network would learn from one side of things only, and left from right by which view "
+    "it is.",
+    look_at="how does your code choose the images to mirror, and how many of 200 does it choose?",
+    recognise=lambda cases, observations: any(
+        all(call.get("flip") == 1 for call in calls)
+        for calls in _constants_of_calls(cases, observations)
+    ),
+)
+def mirrors_every_image(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        size = 0.6 + 0.4 * uniform[0]
+        view = cut(images, size, *(1 - size) * (2 * uniform[1:3] - 1)).flip(3)
+        views.append((view * (0.6 + 0.8 * uniform[4])[:, None, None, None]).clamp(0, 1))
     return tuple(views)
 
 
@@ -480,31 +687,51 @@ def one_draw_for_the_batch(images, generator):
 )
 def mixes_up_the_rows(images, generator):
     views = []
-    for image in images:
-        for _ in range(2):
-            uniform = torch.rand(5, generator=generator)
-            size = 0.6 + 0.4 * uniform[:1]
-            view = cut(image[None], size, *(1 - size) * (2 * uniform[1:3, None] - 1))
-            view = view.flip(3) if uniform[3] < 0.5 else view
-            views.append((view * (0.6 + 0.8 * uniform[4])).clamp(0, 1))
-    return tuple(torch.cat(views).chunk(2))
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        size = 0.6 + 0.4 * uniform[0]
+        view = cut(images, size, *(1 - size) * (2 * uniform[1:3] - 1))
+        view = torch.where((uniform[3] < 0.5)[:, None, None, None], view.flip(3), view)
+        views.append((view * (0.6 + 0.8 * uniform[4])[:, None, None, None]).clamp(0, 1))
+    return tuple(torch.stack(views, dim=1).flatten(0, 1).chunk(2))
 
 
-def _moved_rows(images: Tensor, view: Tensor) -> bool:
-    """Whether rows have the colour of another image, exactly."""
-    colours, found = (F.normalize(batch.mean(dim=(2, 3)), dim=1) for batch in (images, view))
-    nearest = (found @ colours.T).max(dim=1)
-    moved = nearest.indices != torch.arange(len(images))
-    return bool((moved & (nearest.values > 0.9999)).any())
+@_views_mistake(
+    "red and blue are exchanged where an image should be mirrored",
+    why="a red ball would count as another view of a blue one, so the network would have to "
+    "overlook colours.",
+    look_at="images have the shape (N, 3, H, W). Which dimension runs from left to right, and what "
+    "runs along dimension 1?",
+    when=lambda case, first, second: (
+        case.kind == "flat images"
+        and any(_exchanged_colours(case.arguments["images"], view) for view in (first, second))
+    ),
+)
+def exchanges_colours(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        size = 0.6 + 0.4 * uniform[0]
+        view = cut(images, size, *(1 - size) * (2 * uniform[1:3] - 1))
+        view = torch.where((uniform[3] < 0.5)[:, None, None, None], view.flip(1), view)
+        views.append((view * (0.6 + 0.8 * uniform[4])[:, None, None, None]).clamp(0, 1))
+    return tuple(views)
+
+
+def _exchanged_colours(images: Tensor, view: Tensor) -> bool:
+    """Whether a row of a view of flat images has its own colour with red and blue exchanged."""
+    pairs = zip(view.mean(dim=(2, 3)), images.mean(dim=(2, 3)), strict=True)
+    return any(
+        _comes_from(found, colour.flip(0)) and not _comes_from(found, colour)
+        for found, colour in pairs
+    )
 
 
 @_views_mistake(
     "pixels leave the range from 0 to 1",
     why="what comes next (a display, another augmentation, a normalisation) counts on it.",
     look_at="how large can a pixel of 0.9 become, and what keeps it below 1?",
-    when=lambda case, first, second: (
-        _test_range(case.arguments["images"], first, second) is not None
-    ),
+    when=lambda case, first, second: _test_range(case, first, second) is not None,
     fails="range",
 )
 def leaves_the_range(images, generator):
@@ -525,7 +752,7 @@ def leaves_the_range(images, generator):
     when=lambda case, first, second: (
         case.kind in CARDS and float(_parts(first).upside_down.mean()) > 0.2
     ),
-    fails="crop, flip and brightness",
+    fails="crop and flip",
 )
 def flips_upside_down(images, generator):
     views = []
@@ -546,7 +773,6 @@ def flips_upside_down(images, generator):
     when=lambda case, first, second: (
         case.kind in CARDS and any(_lacks_a_change(view) for view in (first, second))
     ),
-    fails="crop, flip and brightness",
 )
 def forgets_a_change(images, generator):
     views = []
@@ -560,8 +786,120 @@ def forgets_a_change(images, generator):
 
 def _lacks_a_change(view: Tensor) -> bool:
     parts = _parts(view)
-    still = [parts.brightness, parts.mirrored + parts.upside_down, parts.width]
-    return any(_spread(part) < VISIBLE for part in still)
+    if float(parts.width.min()) < UNCLEAR:
+        return False
+    never = [parts.brightness - 1, parts.mirrored + parts.upside_down, parts.width - 1]
+    return any(float(part.abs().max()) < VISIBLE for part in never)
+
+
+@_views_mistake(
+    "mirrored images and the others are not treated alike: one sort misses the crop, or the "
+    "brightness",
+    why="half of the images are then augmented less than you mean them to be, and the flip gives "
+    "away which.",
+    look_at="torch.where takes each row from one of two tensors. What has been done to the one, "
+    "and what to the other?",
+    when=lambda case, first, second: (
+        case.kind in CARDS and any(_lacks_on_one_side(view) for view in (first, second))
+    ),
+)
+def mirrors_or_crops(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        size = 0.6 + 0.4 * uniform[0]
+        view = cut(images, size, *(1 - size) * (2 * uniform[1:3] - 1))
+        view = torch.where((uniform[3] < 0.5)[:, None, None, None], view.flip(3), images)
+        views.append((view * (0.6 + 0.8 * uniform[4])[:, None, None, None]).clamp(0, 1))
+    return tuple(views)
+
+
+def _lacks_on_one_side(view: Tensor) -> bool:
+    """Whether the crop or the brightness never happens to mirrored images, or to the others."""
+    parts = _parts(view)
+    sides = [parts.mirrored == side for side in (0, 1)]
+    if min(int(side.sum()) for side in sides) < 10:
+        return False
+    for change in (parts.brightness - 1, parts.width - 1):
+        largest = sorted(float(change[side].abs().max()) for side in sides)
+        if largest[0] < VISIBLE and largest[1] > 0.1:
+            return True
+    return False
+
+
+@_views_mistake(
+    "windows reach beyond the edge of the image",
+    why="what lies beyond is no picture: the pixels at the edge are repeated there, as stripes.",
+    look_at="how far may the centre of a window of size 0.9 move, and how far does yours?",
+    when=lambda case, first, second: (
+        case.kind in CARDS and any(_leaves_the_image(view) for view in (first, second))
+    ),
+    fails="crop and flip",
+)
+def leaves_the_image(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        size = 0.6 + 0.4 * uniform[0]
+        view = cut(images, size, *(2 * uniform[1:3] - 1))
+        view = torch.where((uniform[3] < 0.5)[:, None, None, None], view.flip(3), view)
+        views.append((view * (0.6 + 0.8 * uniform[4])[:, None, None, None]).clamp(0, 1))
+    return tuple(views)
+
+
+def _leaves_the_image(view: Tensor) -> bool:
+    return _test_inside(_parts(view), 1 / min(view.shape[2:])) is not None
+
+
+@_views_mistake(
+    "one random number decides two things of a view",
+    why="the two always come together then: of all combinations of size, place, side and "
+    "brightness, most are never seen.",
+    look_at="count the things that are decided for a view of an image, and the numbers drawn.",
+    when=lambda case, first, second: (
+        case.kind in CARDS and any(_reuses_a_number(view) for view in (first, second))
+    ),
+)
+def reuses_a_number(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(4, len(images), generator=generator)
+        size = 0.6 + 0.4 * uniform[0]
+        place = (1 - size) * (2 * uniform[1] - 1)
+        view = cut(images, size, place, place)
+        view = torch.where((uniform[2] < 0.5)[:, None, None, None], view.flip(3), view)
+        views.append((view * (0.6 + 0.8 * uniform[3])[:, None, None, None]).clamp(0, 1))
+    return tuple(views)
+
+
+def _reuses_a_number(view: Tensor) -> bool:
+    draws = _parts(view).draws
+    if not 0.5 < draws["brightness"].min() <= draws["brightness"].max() < 1.5:
+        return False  # something else than a factor, so that the rest is measured badly
+    pairs = [*combinations(draws.values(), 2), tuple(draws[name].abs() for name in PLACES)]
+    return any(abs(_correlation(left, right)) > 0.8 for left, right in pairs)
+
+
+@_views_mistake(
+    "windows are not spread evenly over the places where they fit",
+    why="what lies near some edges is seen less often than the rest, or never.",
+    look_at="between which two numbers does the centre of a window of size 0.6 lie, and which "
+    "values does yours take?",
+    when=lambda case, first, second: (
+        case.kind in CARDS
+        and any(_test_places(_parts(view)) is not None for view in (first, second))
+    ),
+    fails="crop and flip",
+)
+def prefers_some_places(images, generator):
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
+        size = 0.6 + 0.4 * uniform[0]
+        view = cut(images, size, *(1 - size) * uniform[1:3])
+        view = torch.where((uniform[3] < 0.5)[:, None, None, None], view.flip(3), view)
+        views.append((view * (0.6 + 0.8 * uniform[4])[:, None, None, None]).clamp(0, 1))
+    return tuple(views)
 
 
 @two_views.mistake(
@@ -569,13 +907,40 @@ def _lacks_a_change(view: Tensor) -> bool:
     why="two people who use the same seed should get the same views, and so should you after a "
     "restart.",
     look_at="which of your draws does not get the generator?",
-    recognise=ignores_generator,
+    recognise=lambda cases, observations: any(
+        seen.used_global_random or not same(seen.output, seen.again)
+        for seen in observations
+        if not seen.error
+    ),
     fails="the generator decides",
 )
 def ignores_the_generator(images, generator):
     views = []
     for _ in range(2):
         uniform = torch.rand(5, len(images))
+        size = 0.6 + 0.4 * uniform[0]
+        view = cut(images, size, *(1 - size) * (2 * uniform[1:3] - 1))
+        view = torch.where((uniform[3] < 0.5)[:, None, None, None], view.flip(3), view)
+        views.append((view * (0.6 + 0.8 * uniform[4])[:, None, None, None]).clamp(0, 1))
+    return tuple(views)
+
+
+@two_views.mistake(
+    "every call draws the same numbers: the generator is set back, or another one is used",
+    why="an image would look the same in every epoch; a generator that is used goes on by itself.",
+    look_at="is there a seed, a state or a generator of its own in your function? What should a "
+    "second call with the same generator give?",
+    recognise=lambda cases, observations: any(
+        case.kind == TWO_CALLS and not seen.error and same(*seen.output)
+        for case, seen in zip(cases, observations, strict=True)
+    ),
+    fails="the generator decides",
+)
+def repeats_its_draws(images, generator):
+    generator.manual_seed(0)
+    views = []
+    for _ in range(2):
+        uniform = torch.rand(5, len(images), generator=generator)
         size = 0.6 + 0.4 * uniform[0]
         view = cut(images, size, *(1 - size) * (2 * uniform[1:3] - 1))
         view = torch.where((uniform[3] < 0.5)[:, None, None, None], view.flip(3), view)
@@ -620,6 +985,42 @@ def gives_one_of(*losses: Callable) -> Callable:
         return any(
             all(same(seen.output, plain(loss(*given)), **CLOSE) for given, seen in pairs)
             for loss in losses
+        )
+
+    return recognise
+
+
+def _infinite_or_cut_off(seen: Observation, wanted: float) -> bool:
+    """Whether a sum or a probability ran out of range.
+
+    A probability kept above 1e-12 costs 28 at most, where up to 198 is wanted; most clamps of the
+    logits leave more.
+    """
+    got = float(seen.output)
+    return not math.isfinite(got) or got < 0.25 * wanted
+
+
+def clamped_like(loss: Callable) -> Callable:
+    """Recognises a loss with a limit, by what it gives in the cold cases.
+
+    loss: (*arguments of the case, largest logit) -> value.
+    """
+    # (smallest temperature, largest logit), of which one is no limit.
+    limits = [(floor, math.inf) for floor in (0.015, *(0.01 * i for i in range(2, 11)))]
+    limits += [(0.0, top) for top in (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 88.0)]
+
+    def recognise(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+        cold = [
+            (list(case.arguments.values()), seen.output)
+            for case, seen in zip(cases, observations, strict=True)
+            if case.kind == "cold"
+        ]
+        return any(
+            all(
+                same(output, plain(loss(*vectors, max(temperature, floor), top)), 1e-3, 1e-4)
+                for (*vectors, temperature), output in cold
+            )
+            for floor, top in limits
         )
 
     return recognise
@@ -699,6 +1100,7 @@ def _hidden_xent_cases(seed):
     columns = [z.T.contiguous().T for z in _pairs_of_vectors(generator, several, width)]
     double = [z.double() for z in _pairs_of_vectors(generator, many, width)]
     brain = [z.bfloat16() for z in _pairs_of_vectors(generator, several, width)]
+    rows = [_long_rows(z) for z in _pairs_of_vectors(generator, several, width)]
     return [
         _xent_case("one pair", *_pairs_of_vectors(generator, 1, width), 0.5),
         _xent_case("lengths", *long, 0.3),
@@ -706,7 +1108,13 @@ def _hidden_xent_cases(seed):
         _xent_case("float64", *double, 0.1),
         _xent_case("cold", *_extreme_pairs(generator, many, width), 0.01),
         _xent_case("half", *brain, 0.3),
+        _xent_case("half", *rows, 0.5),
     ]
+
+
+def _long_rows(vectors: Tensor) -> Tensor:
+    """The same directions in float16, with a length whose square is too large for it."""
+    return (500 * F.normalize(vectors, dim=1)).half()
 
 
 # float16 has a relative precision of 1/2048 and bfloat16 of 1/256; similarities are divided by 0.3
@@ -993,6 +1401,12 @@ OUT_OF_RANGE = (
     "logarithm is infinite.",
     "which function of PyTorch takes logits, and does exp, sum and log in one?",
 )
+CLAMPED = (
+    "the temperature, the similarities or the logits are kept from going beyond some limit",
+    "the loss is another one wherever the limit holds: smaller temperatures act like the limit, "
+    "and logits beyond theirs get no gradient.",
+    "is there a clamp, a max or a min in your code, and what is it for?",
+)
 NO_MINUS = (
     "the sign is wrong: the logarithm comes without its minus",
     "training minimises the loss, so it would push pairs apart.",
@@ -1051,9 +1465,22 @@ def detaches_one_view(z1, z2, temperature):
     return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z1)))
 
 
+def _clamped_xent(z1, z2, temperature, largest):
+    z = F.normalize(torch.cat([z1, z2]), dim=1)
+    logits = (z @ z.T / temperature).clamp(-largest, largest).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z1)))
+
+
+@nt_xent.mistake(*CLAMPED, recognise=clamped_like(_clamped_xent), fails=COLD)
+def clamps_the_temperature(z1, z2, temperature):
+    z = F.normalize(torch.cat([z1, z2]), dim=1)
+    logits = (z @ z.T / max(temperature, 0.05)).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z1)))
+
+
 @nt_xent.mistake(
     *OUT_OF_RANGE,
-    recognise=wrong_only_in("cold", contrastive.nt_xent, infinite_or_cut_off, "half"),
+    recognise=wrong_only_in("cold", contrastive.nt_xent, _infinite_or_cut_off, "half"),
     fails=COLD,
 )
 def exp_sum_log(z1, z2, temperature):
@@ -1114,12 +1541,14 @@ def _hidden_moco_cases(seed):
     long = [v * 10 ** (4 * torch.rand(len(v), 1, generator=generator) - 2) for v in inputs]
     double = [vectors.double() for vectors in _moco_inputs(generator, several, 20 * keys, width)]
     brain = [vectors.bfloat16() for vectors in _moco_inputs(generator, several, keys, width)]
+    rows = [_long_rows(vectors) for vectors in _moco_inputs(generator, several, keys, width)]
     return [
         _moco_case("one query", *_moco_inputs(generator, 1, keys, width), 0.3),
         _moco_case("empty queue", *_moco_inputs(generator, several, 0, width), 0.5),
         _moco_case("lengths", *long, 0.3),
         _moco_case("float64", *double, 0.1),
         _moco_case("half", *brain, 0.3),
+        _moco_case("half", *rows, 0.5),
     ]
 
 
@@ -1396,9 +1825,26 @@ def no_minus(query, positive_key, queue, temperature):
     return torch.log_softmax(logits, dim=1)[:, 0].mean()
 
 
+def _clamped_moco(query, positive_key, queue, temperature, largest):
+    query, keys = F.normalize(query, dim=1), F.normalize(positive_key, dim=1)
+    positives = (query * keys).sum(dim=1, keepdim=True)
+    logits = torch.cat([positives, query @ F.normalize(queue, dim=1).T], dim=1) / temperature
+    labels = torch.zeros(len(logits), dtype=torch.long)
+    return F.cross_entropy(logits.clamp(-largest, largest), labels)
+
+
+@moco_loss.mistake(*CLAMPED, recognise=clamped_like(_clamped_moco), fails="number range")
+def clamps_the_logits(query, positive_key, queue, temperature):
+    query, keys = F.normalize(query, dim=1), F.normalize(positive_key, dim=1).detach()
+    positives = (query * keys).sum(dim=1, keepdim=True)
+    negatives = query @ F.normalize(queue, dim=1).detach().T
+    logits = (torch.cat([positives, negatives], dim=1) / temperature).clamp(-50, 50)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+
+
 @moco_loss.mistake(
     *OUT_OF_RANGE,
-    recognise=wrong_only_in("cold", contrastive.moco_loss, infinite_or_cut_off, "half"),
+    recognise=wrong_only_in("cold", contrastive.moco_loss, _infinite_or_cut_off, "half"),
     fails="number range",
 )
 def exp_then_log(query, positive_key, queue, temperature):
@@ -1411,10 +1857,14 @@ def exp_then_log(query, positive_key, queue, temperature):
 # momentum_update: a case holds two states, and observing builds the modules from them.
 
 
-def _state(generator, layers: Sequence[tuple[int, ...]], dtype=torch.float32) -> dict[str, Tensor]:
-    """A state of Linear layers (in, out) and BatchNorm layers (features,)."""
+def _state(generator, layers: Sequence, dtype=torch.float32) -> dict[str, Tensor]:
+    """A state of Linear layers (in, out), BatchNorm layers (features,) and lists of such layers."""
     state = {}
     for place, sizes in enumerate(layers):
+        if isinstance(sizes, list):
+            inner = _state(generator, sizes, dtype)
+            state |= {f"{place}.{name}": tensor for name, tensor in inner.items()}
+            continue
         shape = sizes if len(sizes) == 1 else (sizes[1], sizes[0])
         state[f"{place}.weight"] = _normal(generator, *shape).to(dtype)
         state[f"{place}.bias"] = _normal(generator, shape[0]).to(dtype)
@@ -1428,26 +1878,40 @@ def _state(generator, layers: Sequence[tuple[int, ...]], dtype=torch.float32) ->
 
 def _encoder(state: dict[str, Tensor]) -> nn.Module:
     """The module whose state this is."""
-    layers = []
-    for place in sorted({name.partition(".")[0] for name in state}):
-        weight = state[f"{place}.weight"]
-        layers.append(
-            nn.BatchNorm1d(len(weight)) if weight.ndim == 1 else nn.Linear(*weight.shape[::-1])
-        )
-    encoder = nn.Sequential(*layers).to(weight.dtype)
+    layers = {}
+    for name, tensor in state.items():
+        place, _, rest = name.partition(".")
+        layers.setdefault(place, {})[rest] = tensor
+    encoder = nn.Sequential(*map(_layer, layers.values()))
     encoder.load_state_dict(state)
     return encoder
 
 
+def _layer(state: dict[str, Tensor]) -> nn.Module:
+    weight = state.get("weight")
+    if weight is None:
+        return _encoder(state)
+    if weight.ndim == 1:
+        return nn.BatchNorm1d(len(weight), dtype=weight.dtype)
+    return nn.Linear(*weight.shape[::-1], dtype=weight.dtype)
+
+
 def _update_case(kind, generator, layers, m: float, dtype=torch.float32) -> Case:
-    names = [f"{'Linear' if len(sizes) == 2 else 'BatchNorm1d'}{sizes}" for sizes in layers]
-    text = f"two encoders of {', '.join(names)}, m {number(m)}".replace(",)", ")")
+    text = f"two encoders of {_names(layers)}, m {number(m)}".replace(",)", ")")
     arguments = {
         "key_encoder": _state(generator, layers, dtype),
         "query_encoder": _state(generator, layers, dtype),
         "m": m,
     }
     return Case(kind, arguments, text=text)
+
+
+def _names(layers: Sequence) -> str:
+    kinds = {1: "BatchNorm1d", 2: "Linear"}
+    return ", ".join(
+        f"Sequential({_names(sizes)})" if isinstance(sizes, list) else f"{kinds[len(sizes)]}{sizes}"
+        for sizes in layers
+    )
 
 
 def _update_cases(seed):
@@ -1457,6 +1921,7 @@ def _update_cases(seed):
     return [
         _update_case("parameters", generator, [(first, 2)], 0.9),
         _update_case("parameters", generator, [(first, hidden), (hidden, last)], 0.99),
+        _update_case("layers in layers", generator, [(first, hidden), [(hidden, last)]], 0.99),
         _update_case("buffers", generator, normalised, 0.9),
     ]
 
@@ -1465,7 +1930,7 @@ def _hidden_update_cases(seed):
     generator = torch.Generator().manual_seed(seed + 1)
     first, hidden, last = _sizes(generator, 5, 8, 4)
     plain_layers = [(first, hidden), (hidden, last)]
-    normalised = [(first, hidden), (hidden,), (hidden, hidden), (hidden,)]
+    normalised = [(first, hidden), (hidden,), [(hidden, hidden), (hidden,)]]
     return [
         _update_case("parameters", generator, plain_layers, 0.999),
         _update_case("parameters", generator, plain_layers, 0.0),
@@ -1486,9 +1951,10 @@ def _observe_update(answer, case, forbidden=frozenset()) -> Observation:
         key.requires_grad_(case.kind == "trainable keys")
         asked = {name: tensor.requires_grad for name, tensor in key.named_parameters()}
         before = dict(key.named_parameters())
+        settings = _settings(key, query)
         answer(key, query, arguments["m"])
         after = dict(key.named_parameters())
-        return {
+        made = {
             "parameters": after,
             "buffers": {k: b for k, b in key.named_buffers() if b.is_floating_point()},
             "counters": {k: b for k, b in key.named_buffers() if not b.is_floating_point()},
@@ -1500,9 +1966,32 @@ def _observe_update(answer, case, forbidden=frozenset()) -> Observation:
                 if tensor.grad_fn is not None
                 or (tensor.requires_grad and not asked.get(name, False))
             ],
+            "settings": [
+                name for name, now in _settings(key, query).items() if now != settings[name]
+            ],
         }
+        return plain(made) | {"shared": _shared(key, query)}
 
     return observe_steps(steps, answer, case, forbidden)
+
+
+def _settings(key: nn.Module, query: nn.Module) -> dict[str, bool]:
+    """What an update should leave as it is, besides the query encoder's numbers."""
+    return {
+        "requires_grad of the query encoder": all(p.requires_grad for p in query.parameters()),
+        "train or eval mode of the query encoder": query.training,
+        "train or eval mode of the key encoder": key.training,
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+    }
+
+
+def _shared(key: nn.Module, query: nn.Module) -> list[str]:
+    """Tensors of the key encoder that change when somebody writes into the query encoder."""
+    before = plain(key.state_dict())
+    with torch.no_grad():
+        for tensor in query.state_dict().values():
+            tensor.add_(1)
+    return [name for name, tensor in key.state_dict().items() if not same(tensor, before[name])]
 
 
 def _about_update(name: str, points: float, parts: Sequence[str], kinds) -> Property:
@@ -1519,23 +2008,28 @@ def _about_update(name: str, points: float, parts: Sequence[str], kinds) -> Prop
     return Property(name, points, test, kinds=kinds)
 
 
-def _nothing_listed(name: str, points: float, part: str, wanted: str, kinds) -> Property:
-    """The list of tensors with which something is wrong is empty."""
+def _nothing_listed(name: str, points: float, parts: Sequence[str], wanted: str, kinds) -> Property:
+    """The lists of tensors with which something is wrong are empty."""
 
     def test(case: Case, observed: Observation, expected: Observation) -> Failure | None:
-        found = observed.output[part]
-        return Failure(wanted, f"{part}: {', '.join(found)}") if found else None
+        for part in parts:
+            found = observed.output[part]
+            if found:
+                return Failure(wanted, f"{part}: {', '.join(found)}")
+        return None
 
     return Property(name, points, test, kinds=kinds)
 
 
 def _test_query(case: Case, observed: Observation, expected: Observation) -> Failure | None:
-    if same(case.arguments["query_encoder"], observed.output["query"]):
-        return None
-    return Failure("the query encoder as it was", "other numbers in it")
+    if not same(case.arguments["query_encoder"], observed.output["query"]):
+        return Failure("the query encoder as it was", "other numbers in it")
+    if observed.output["settings"]:
+        return Failure("everything else as it was", f"changed: {observed.output['settings'][0]}")
+    return None
 
 
-UPDATES = ("parameters", "buffers", "trainable keys")
+UPDATES = ("parameters", "layers in layers", "buffers", "trainable keys")
 
 momentum_update = Exercise(
     name="momentum_update",
@@ -1543,14 +2037,20 @@ momentum_update = Exercise(
     cases=_update_cases,
     hidden_cases=_hidden_update_cases,
     properties=(
-        _about_update("parameters", 1, ["parameters"], ("parameters",)),
-        _nothing_listed("no graph", 1, "in graph", "tensors without a graph", UPDATES),
+        _about_update("parameters", 0.5, ["parameters"], ("parameters",)),
+        _about_update("layers in layers", 0.5, ["parameters"], ("layers in layers",)),
+        _nothing_listed("no graph", 1, ["in graph"], "tensors without a graph", UPDATES),
         Property("query encoder left alone", 0.5, _test_query, kinds=UPDATES),
-        _nothing_listed("same tensors", 0.5, "remade", "the same parameters as before", UPDATES),
+        _nothing_listed(
+            "same tensors", 0.5, ["remade", "shared"], "the key encoder's own tensors", UPDATES
+        ),
         _about_update("buffers", 1, ["buffers", "counters"], ("buffers", "trainable keys")),
     ),
     observe=_observe_update,
 )
+
+
+MEASURABLE = UPDATES[:3]  # with keys that do not ask for gradients
 
 
 def _update_mistake(sentence: str, why: str, look_at: str, when: Callable, fails: str = ""):
@@ -1564,13 +2064,22 @@ def _update_mistake(sentence: str, why: str, look_at: str, when: Callable, fails
         pairs = [
             (case, seen)
             for case, seen in zip(cases, observations, strict=True)
-            if case.kind in ("parameters", "buffers") and 0.5 < case.arguments["m"] < 0.995
+            if case.kind in MEASURABLE and 0.5 < case.arguments["m"] < 0.995
         ]
         if fails == "buffers":
             pairs = [(case, seen) for case, seen in pairs if case.kind == "buffers"]
-        return all(not seen.error and when(case, seen.output) for case, seen in pairs)
+        return all(
+            not seen.error and _whole(case, seen.output) and when(case, seen.output)
+            for case, seen in pairs
+        )
 
     return momentum_update.mistake(sentence, why, look_at, recognise, fails)
+
+
+def _whole(case: Case, made: dict) -> bool:
+    """Whether the key encoder has the tensors that it had, by name."""
+    parts = [made[part] for part in ("parameters", "buffers", "counters")]
+    return {name for part in parts for name in part} == set(case.arguments["key_encoder"])
 
 
 def _mixture(case: Case, of_key: float, of_query: float) -> dict[str, Tensor]:
@@ -1650,11 +2159,86 @@ def copies_the_query_encoder(key_encoder, query_encoder, m):
     why="a name in a loop is not the tensor: giving the name a new value leaves the module as it "
     "was.",
     look_at="which operations write into a tensor, and which make a new one?",
-    when=lambda case, made: _holds(made["parameters"], case.arguments["key_encoder"]),
+    when=lambda case, made: all(
+        _holds(made[part], case.arguments["key_encoder"])
+        for part in ("parameters", "buffers", "counters")
+    ),
 )
 def assigns_to_a_name(key_encoder, query_encoder, m):
     for key, query in zip(key_encoder.parameters(), query_encoder.parameters(), strict=True):
         key = m * key + (1 - m) * query
+
+
+@_update_mistake(
+    "the buffers move, but the parameters stay as they were",
+    why="keys would come from the weights of the start, whatever the query encoder learns.",
+    look_at="do the key encoder's parameters ask for gradients, and does your code look at that? "
+    "Which of its lines writes into them?",
+    when=lambda case, made: (
+        _holds(made["parameters"], case.arguments["key_encoder"])
+        and (case.kind != "buffers" or not _holds(made["buffers"], case.arguments["key_encoder"]))
+    ),
+)
+def moves_the_buffers_only(key_encoder, query_encoder, m):
+    with torch.no_grad():
+        for key, query in zip(key_encoder.buffers(), query_encoder.buffers(), strict=True):
+            if key.is_floating_point():
+                key.mul_(m).add_(query, alpha=1 - m)
+            else:
+                key.copy_(query)
+
+
+def _stops_at_the_children(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+    """Whether layers inside a Sequential inside the encoder are missed, and no others."""
+    inner_layers = False
+    for case, seen in zip(cases, observations, strict=True):
+        if case.kind not in MEASURABLE or not 0.5 < case.arguments["m"] < 0.995:
+            continue
+        if seen.error or not _whole(case, seen.output):
+            return False
+        for name, tensor in seen.output["parameters"].items():
+            inside = name.count(".") > 1
+            inner_layers = inner_layers or inside
+            wanted = case.arguments["key_encoder"] if inside else _average(case)
+            if not same(tensor, wanted[name], 1e-4, 1e-5):
+                return False
+    return inner_layers
+
+
+@momentum_update.mistake(
+    "layers inside of other layers stay as they were",
+    why="a ResNet keeps nearly all of its layers in blocks inside of blocks.",
+    look_at="the encoder holds a Sequential here. Does your loop get to the layers in it?",
+    recognise=_stops_at_the_children,
+)
+def stops_at_the_children(key_encoder, query_encoder, m):
+    with torch.no_grad():
+        pairs = zip(key_encoder.children(), query_encoder.children(), strict=True)
+        for layer, other in pairs:
+            keys, queries = ({**a._parameters, **a._buffers} for a in (layer, other))
+            for name, key in keys.items():
+                if key.is_floating_point():
+                    key.mul_(m).add_(queries[name], alpha=1 - m)
+                else:
+                    key.copy_(queries[name])
+
+
+@_update_mistake(
+    "the query encoder no longer asks for gradients",
+    why="it is the one that is trained: the next backward() would find nothing to learn.",
+    look_at="is there a requires_grad in your code, and whose? What else keeps an operation out of "
+    "the graph?",
+    when=lambda case, made: any("requires_grad" in name for name in made["settings"]),
+    fails="query encoder left alone",
+)
+def freezes_the_query_encoder(key_encoder, query_encoder, m):
+    query_encoder.requires_grad_(False)
+    queries = query_encoder.state_dict()
+    for name, key in key_encoder.state_dict().items():
+        if key.is_floating_point():
+            key.mul_(m).add_(queries[name], alpha=1 - m)
+        else:
+            key.copy_(queries[name])
 
 
 def _builds_a_graph(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
@@ -1691,6 +2275,26 @@ def remakes_the_parameters(key_encoder, query_encoder, m):
         owner, _, own_name = name.rpartition(".")
         new = m * key.detach() + (1 - m) * queries[name].detach()
         setattr(key_encoder.get_submodule(owner), own_name, nn.Parameter(new, key.requires_grad))
+
+
+@momentum_update.mistake(
+    "a tensor of the key encoder shares its memory with the query encoder's",
+    why="it is one tensor with two names from then on: every step of training changes both.",
+    look_at="which of your lines copies numbers, and which gives tensors another name?",
+    recognise=lambda cases, observations: any(
+        not seen.error and seen.output["shared"] for seen in observations
+    ),
+    fails="same tensors",
+)
+def shares_the_counter(key_encoder, query_encoder, m):
+    with torch.no_grad():
+        for key, query in zip(key_encoder.parameters(), query_encoder.parameters(), strict=True):
+            key.mul_(m).add_(query, alpha=1 - m)
+        for key, query in zip(key_encoder.buffers(), query_encoder.buffers(), strict=True):
+            if key.is_floating_point():
+                key.mul_(m).add_(query, alpha=1 - m)
+            else:
+                key.data = query.data
 
 
 @_update_mistake(
@@ -1748,6 +2352,8 @@ def _averages_the_counter(cases: Sequence[Case], observations: Sequence[Observat
             continue
         if seen.error:
             return "can't be cast" in seen.error
+        if not _whole(case, seen.output):
+            return False
         average = _average(case)
         return all(
             abs(float(counter) - float(average[name])) <= 1.01
@@ -1785,6 +2391,7 @@ def _queue_cases(seed):
         _queue_case("wrapping", generator, size, dim, [batch] * 5),
         _queue_case("fitting", generator, 3 * batch, dim, [batch] * 5),
         _queue_case("reused memory", generator, 3 * batch, dim, [batch, batch]),
+        _queue_case("reused memory", generator, batch, dim, [batch]),
     ]
 
 
@@ -1809,16 +2416,17 @@ def _observe_queue(answer, case, forbidden=frozenset()) -> Observation:
 
     def steps(arguments):
         queue = answer(arguments["size"], arguments["dim"])
-        held, attached = [], False
+        held, attached, cut = [], False, False
         for batch in arguments["batches"]:
             keys = batch.clone().requires_grad_() * 1.0  # as they come out of an encoder
             queue.enqueue(keys)
+            cut = cut or not keys.requires_grad
             if case.kind == "reused memory":
                 keys.data.fill_(-7.0)
             found = queue.oldest_first()
             held.append(plain(found))
             attached = attached or (isinstance(found, Tensor) and found.requires_grad)
-        return {"held": held, "attached": attached}
+        return {"held": held, "attached": attached, "cut": cut}
 
     return observe_steps(steps, answer, case, forbidden)
 
@@ -1853,6 +2461,8 @@ def _explain(case: Case, turn: int, wanted: Tensor, got) -> Failure:
 def _test_detached(case: Case, observed: Observation, expected: Observation) -> Failure | None:
     if observed.output["attached"]:
         return Failure("keys without a graph", "keys that hold on to the graph they came from")
+    if observed.output["cut"]:
+        return Failure("the caller's keys as they were", "cut off from their graph")
     return None
 
 
@@ -2032,6 +2642,44 @@ class CountsBatches(_Queue):
         self.enqueued += 1
 
 
+@_queue_mistake(
+    "the count starts again when the queue is full",
+    why="oldest_first takes the queue for nearly empty then, and gives the first few slots only.",
+    look_at="self.enqueued counts all keys that ever came. How large is it after three batches?",
+)
+class CountsModuloTheSize(_Queue):
+    def enqueue(self, keys):
+        size = len(self.slots)
+        self.slots[(self.enqueued + torch.arange(len(keys))) % size] = keys.detach()
+        self.enqueued = (self.enqueued + len(keys)) % size
+
+
+@_queue_mistake(
+    "the count stops at the size of the queue",
+    why="once the queue is full, every batch is written to the first slots.",
+    look_at="self.enqueued counts all keys that ever came, also those that are gone. How large is "
+    "it after three batches?",
+)
+class StopsCounting(_Queue):
+    def enqueue(self, keys):
+        size = len(self.slots)
+        self.slots[(self.enqueued + torch.arange(len(keys))) % size] = keys.detach()
+        self.enqueued = min(self.enqueued + len(keys), size)
+
+
+@_queue_mistake(
+    "keys are counted before they are written, so they land behind their slots",
+    why="slots stay empty at the start, and oldest_first gives the zeros in them for keys.",
+    look_at="in which slot does the first key of all belong, and what is self.enqueued when you "
+    "write it?",
+)
+class CountsBeforeWriting(_Queue):
+    def enqueue(self, keys):
+        size = len(self.slots)
+        self.enqueued += len(keys)
+        self.slots[(self.enqueued + torch.arange(len(keys))) % size] = keys.detach()
+
+
 @key_queue.mistake(
     "the keys hold on to the graph that they came from",
     why="thousands of graphs stay in memory, and backward() would run through past encoders.",
@@ -2044,6 +2692,24 @@ class CountsBatches(_Queue):
 class KeepsTheGraph(_Queue):
     def enqueue(self, keys):
         size = len(self.slots)
+        self.slots[(self.enqueued + torch.arange(len(keys))) % size] = keys
+        self.enqueued += len(keys)
+
+
+@key_queue.mistake(
+    "the caller's own keys lose their graph",
+    why="the queue should store copies without a graph; whoever made the keys may still want "
+    "theirs.",
+    look_at="does your way to drop the graph give a new tensor, or change the one it is called on?",
+    recognise=lambda cases, observations: any(
+        not seen.error and seen.output["cut"] for seen in observations
+    ),
+    fails="no graph",
+)
+class CutsTheCallersGraph(_Queue):
+    def enqueue(self, keys):
+        size = len(self.slots)
+        keys.detach_()
         self.slots[(self.enqueued + torch.arange(len(keys))) % size] = keys
         self.enqueued += len(keys)
 

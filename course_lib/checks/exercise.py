@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 
@@ -104,6 +105,7 @@ class Exercise:
     hidden_cases: seed -> what grading tries on top: other shapes, other properties.
     properties: in the order in which they are reported. Without the first one nothing counts.
     observe: (answer, case, forbidden files) -> Observation.
+    home: the module whose functions an answer may not call; the reference's own when None.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Exercise:
     hidden_cases: Callable[[int], list[Case]]
     properties: tuple[Property, ...]
     observe: Callable[..., Observation]
+    home: ModuleType | None = None
     mistakes: list[Mistake] = field(default_factory=list)
 
     @property

@@ -20,6 +20,7 @@ from course_lib.checks.properties import (
     show,
     unchanged_inputs,
     value,
+    wrong_only_in,
 )
 
 # mask_tokens: what happens to a token is chance, so most properties look at shares. With 160 000
@@ -710,29 +711,6 @@ def zero_of_nothing(points: float, name: str) -> Property:
 def large_logits(points: float) -> Property:
     # bfloat16 has a relative precision of 1/256; an answer that stays in it is right too.
     return value(points, kinds=("large",), name="large logits", rtol=0.02)
-
-
-def wrong_only_in(kind: str, loss: Callable, wrong: Callable, unless: str = ""):
-    """Recognises an answer that is right except in the cases of one kind.
-
-    wrong: (observation, value of the loss) -> bool.  unless: another kind that does not matter.
-    """
-
-    def recognise(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
-        for case, seen in zip(cases, observations, strict=True):
-            if case.kind == unless:
-                continue
-            if seen.error or describe(seen.output) != "a number":
-                return False
-            wanted, got = float(loss(*case.arguments.values())), float(seen.output)
-            if case.kind == kind:
-                if not wrong(seen, wanted):
-                    return False
-            elif abs(got - wanted) > 0.01 * abs(wanted) + 1e-5:  # log(softmax + 1e-6) is near
-                return False
-        return True
-
-    return recognise
 
 
 def refuses_the_classes(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:

@@ -84,8 +84,9 @@ def same(left, right, rtol: float = 0.0, atol: float = 0.0) -> bool:
         return len(left) == len(right) and all(same(*pair, rtol, atol) for pair in pairs)
     left, right = as_tensor(left), as_tensor(right)
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        wide = torch.complex128 if left.is_complex() or right.is_complex() else torch.float64
         return left.shape == right.shape and torch.allclose(
-            left.double(), right.double(), rtol, atol, equal_nan=True
+            left.to(wide), right.to(wide), rtol, atol, equal_nan=True
         )
     return type(left) is type(right) and left == right
 

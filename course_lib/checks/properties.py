@@ -1,7 +1,7 @@
 """Properties that many exercises share: shape, value, dtype, gradient, untouched inputs, chance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -120,6 +120,29 @@ def ignores_generator(cases: Sequence[Case], observations: Sequence[Observation]
     )
 
 
+def wrong_only_in(kind: str, loss: Callable, wrong: Callable, unless: str = ""):
+    """Recognises an answer that is right except in the cases of one kind.
+
+    wrong: (observation, value of the loss) -> bool.  unless: another kind that does not matter.
+    """
+
+    def recognise(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+        for case, seen in zip(cases, observations, strict=True):
+            if case.kind == unless:
+                continue
+            if seen.error or describe(seen.output) != "a number":
+                return False
+            wanted, got = float(loss(*case.arguments.values())), float(seen.output)
+            if case.kind == kind:
+                if not wrong(seen, wanted):
+                    return False
+            elif abs(got - wanted) > 0.01 * abs(wanted) + 1e-5:  # log(softmax + 1e-6) is near
+                return False
+        return True
+
+    return recognise
+
+
 def _other_chance(case: Case, observed: Observation) -> Failure | None:
     if observed.used_global_random:
         return Failure("global random state untouched", "it was used")
@@ -164,7 +187,8 @@ def _difference(expected, got, rtol: float, atol: float) -> tuple[str, str]:
 def describe(value) -> str:
     """The structure of plain data with shapes: "(d, d)" tensors, numbers, lists, dicts."""
     if isinstance(value, torch.Tensor):
-        return "a number" if value.ndim == 0 else f"shape {tuple(value.shape)}"
+        kind = "a number" if value.ndim == 0 else f"shape {tuple(value.shape)}"
+        return f"{kind} (complex)" if value.is_complex() else kind
     if isinstance(value, dict):
         inside = ", ".join(f"{key}: {describe(item)}" for key, item in value.items())
         return f"a dict of {inside}" if inside else "an empty dict"

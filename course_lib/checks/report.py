@@ -74,7 +74,8 @@ def examine(exercise: Exercise, answer: Callable, cases: list[Case]) -> Verdict:
     """Run an answer on the cases and judge it; calling the course's implementation is refused."""
     if not callable(answer):
         raise TypeError(f"{exercise.name} must be a function, got {type(answer).__name__}.")
-    forbidden = frozenset({sys.modules[exercise.reference.__module__].__file__})
+    home = exercise.home or sys.modules[exercise.reference.__module__]
+    forbidden = frozenset({home.__file__})
     return judge(exercise, cases, [exercise.observe(answer, case, forbidden) for case in cases])
 
 
