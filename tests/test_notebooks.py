@@ -73,7 +73,7 @@ def test_an_exercise_is_text_with_hints_then_an_answer_cell_then_its_check(path)
         assert "minutes" in cell_source(text), name
         assert cell_source(text).count("<details>") >= 2, name
         visible, solutions = split_regions(cell_source(answer), SOLUTION)
-        assert len(solutions) == 1 and '"""' in visible, name
+        assert solutions and '"""' in visible, name  # a class may have a region in each method
         visible, hidden = split_regions(cell_source(tested), HIDDEN_TESTS)
         assert visible.strip() == f'check("{name}", {name})'
         assert re.fullmatch(rf'grade\("{name}", {name}, seed=[\d_]+\)', hidden[0].strip())

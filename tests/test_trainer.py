@@ -375,7 +375,7 @@ SHARED = dataclasses.replace(QUICK, accumulation=4, batch_size=3)
 
 def in_process(rank, world, folder):
     torch.set_num_threads(1)
-    address = f"file://{folder / 'meeting'}"
+    address = (folder / "meeting").as_uri()
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     model = classifier()
     history = Trainer(model, SHARED, texts(), texts(9, 1), folder=folder / "run").fit(False)
