@@ -139,7 +139,7 @@ def accumulated_step(
     """
     device = next(model.parameters()).device
     counts = [_labels_in(batch) for batch in batches]
-    total = _added_up(torch.tensor(float(sum(counts)), device=device))
+    total = _added_up(torch.tensor(sum(counts), device=device)).item()
     if total == 0:
         raise ValueError("Nothing in these batches is labelled; every label is -100.")
     scale = scaler.scale if scaler else lambda loss: loss
@@ -150,16 +150,16 @@ def accumulated_step(
             continue
         with _autocast(device, precision):
             loss = model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss
-        share = loss.float() * (count / total)
+        share = loss.to(torch.promote_types(loss.dtype, torch.float32)) * (count / total)
         scale(share).backward()
-        mean += share.detach()
+        mean = mean + share.detach()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _add_up_gradients(parameters)
     mean = _added_up(mean)
     if penalty:
         extra = penalty()
         scale(extra).backward()
-        mean += extra.detach()
+        mean = mean + extra.detach()
     if not mean.isfinite():
         optimizer.zero_grad(set_to_none=True)
         raise FloatingPointError(f"The loss is {mean.item()}.")

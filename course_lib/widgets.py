@@ -322,3 +322,53 @@ def draw_negative_weights(temperature: float, negatives: int) -> tuple[Figure, s
         f"first, one by one and added up. The hardest tenth has {100 * tenth:.0f} % of the weight; "
         f"the effective number of negatives is {counting:.0f}."
     )
+
+
+SMALLEST_RATE = 1e-11  # the axis of `layer_rates` goes down to here, or further if it has to
+
+
+def layer_rates() -> ipywidgets.VBox:
+    """Decay, number of blocks and base rate -> a bar for the learning rate of every layer."""
+    wide = {"style": {"description_width": "initial"}, "layout": {"width": "30em"}}
+    return interactive_figure(
+        draw_layer_rates,
+        {
+            "decay": ipywidgets.FloatSlider(
+                2.6, min=1, max=4, step=0.1, readout_format=".1f", description="decay xi", **wide
+            ),
+            "num_layers": ipywidgets.IntSlider(12, 1, 24, description="blocks L", **wide),
+            "base_lr": ipywidgets.FloatLogSlider(
+                2e-5, min=-6, max=-2, step=0.1, readout_format=".1e",
+                description="base learning rate", **wide,
+            ),
+        },
+    )  # fmt: skip
+
+
+def draw_layer_rates(decay: float, num_layers: int, base_lr: float) -> tuple[Figure, str]:
+    """The figure of `layer_rates` and its alternative text; rates on a logarithmic axis."""
+    # Imported here because it takes transformers along, which notebooks 01 and 03 do without.
+    from course_lib.layerwise import layerwise_lrs
+
+    rates = layerwise_lrs(base_lr, num_layers, decay)
+    slow = sum(rate < base_lr / 100 for rate in rates)
+    title = f"embeddings at {rates[0]:.1e}; {slow} of {len(rates)} layers below base / 100"
+    figure, [axis] = plots.panels(1, [title])
+    places = range(len(rates))
+    axis.bar(places, rates, color=plots.SERIES[1]["color"], edgecolor="#000000", linewidth=0.5)
+    plots.limit(axis, base_lr, "base learning rate")
+    every = -(-num_layers // 8)
+    # Next to "head" there is room for a number only if there are few.
+    last = num_layers if every == 1 else num_layers - 1
+    numbered = [layer for layer in range(1, last + 1) if layer % every == 0]
+    names = ["emb.", *map(str, numbered), "head"]
+    axis.set_xticks([0, *numbered, num_layers + 1], names, fontsize=8)
+    lowest = min(SMALLEST_RATE, rates[0] / 3)
+    axis.set(yscale="log", ylim=(lowest, 0.1), ylabel="learning rate")
+    axis.set_xlabel("layer, from the input to the head")
+    return figure, (
+        f"Learning rates of the embeddings, {num_layers} blocks and the head as bars on a "
+        f"logarithmic axis, with decay {decay:.1f} and base rate {base_lr:.1e}. The head and the "
+        f"top block have the base rate, the embeddings have {rates[0]:.1e}. {slow} of the "
+        f"{len(rates)} layers have less than a hundredth of the base rate."
+    )

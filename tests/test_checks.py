@@ -263,6 +263,20 @@ def test_calling_the_reference_is_refused(exercise, answer):
     assert "the course's own implementation" in message(verdict, seed=0)
 
 
+def test_calling_the_trainer_behind_a_wrapped_reference_is_refused():
+    from course_lib.checks.layerwise import accumulated_step
+
+    verdict = examine(accumulated_step, accumulated_step.reference, accumulated_step.cases(0))
+    assert (verdict.points, verdict.outcome) == (0.0, "refused")
+
+
+@pytest.mark.parametrize("name", ["info_nce_bound", "temperature_at", "prior_share"])
+def test_an_integer_beyond_every_float_is_a_wrong_number_like_others(name):
+    exercise = get_exercise(name)
+    verdict = examine(exercise, lambda *_: -(10**400), exercise.cases(0))
+    assert verdict.outcome in ("wrong", "partly")
+
+
 def test_calling_the_reference_only_the_second_time_is_refused_too():
     calls = []
 

@@ -122,10 +122,10 @@ def test_batches_of_any_size_make_the_step_of_one_batch(sizes, kind):
 
     result, after = step(sizes)
     whole, wanted = step([12])
-    assert result.loss == pytest.approx(whole.loss, rel=1e-5)
-    assert result.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+    assert result.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert result.grad_norm == pytest.approx(whole.grad_norm, rel=1e-12)
     for name in after:
-        torch.testing.assert_close(after[name], wanted[name], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(after[name], wanted[name], rtol=1e-10, atol=1e-12)
 
 
 def test_a_batch_without_labels_changes_nothing():

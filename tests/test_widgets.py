@@ -230,3 +230,30 @@ def test_negative_weights_tell_the_notebooks_story():
     assert counting(10.0, 254) == 254  # hot: all alike
     course = [counting(temperature, 254) for temperature in (0.02, 0.05, 0.1, 0.2, 0.5, 2.0)]
     assert course == sorted(course)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("decay", 1.5), ("blocks", 3), ("base learning rate", 1e-3)]
+)
+def test_layer_rates_change_with_each_control(name, value):
+    box = widgets.layer_rates()
+    before = picture(box).value, alternative_text(box)
+    control = next(c for label, c in controls(box).items() if label.startswith(name))
+    control.value = value
+    assert picture(box).value != before[0] and alternative_text(box) != before[1]
+    assert control.style.description_width == "initial"
+
+
+@pytest.mark.parametrize("decay", [1.0, 4.0])
+@pytest.mark.parametrize("num_layers", [1, 24])
+def test_layer_rates_have_a_bar_for_every_layer(decay, num_layers):
+    figure, alt = widgets.draw_layer_rates(decay, num_layers, 1e-4)
+    [axis] = figure.axes
+    heights = [bar.get_height() for bar in axis.patches]
+    assert len(heights) == num_layers + 2
+    assert heights[-1] == heights[-2] == 1e-4
+    assert heights[0] == pytest.approx(1e-4 / decay**num_layers)
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert (labels[0], labels[-1]) == ("emb.", "head")
+    assert axis.get_ylim()[0] < heights[0]
+    assert f"{num_layers} blocks" in alt and "nan" not in alt

@@ -65,6 +65,8 @@ def _plain_leaf(value):
         return torch.from_numpy(value.copy())
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return math.copysign(math.inf, 1 if value > 0 else -1)  # nobody can compute with it
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return Foreign(type(value).__name__)
