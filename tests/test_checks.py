@@ -471,11 +471,11 @@ def test_a_keyboard_interrupt_stops_the_check_and_still_restores():
 
 
 def test_preserved_state_costs_little():
-    started = time.perf_counter()
+    started = time.process_time()  # of the processor, since CI machines are shared
     for _ in range(20):
         with preserved_state():
             pass
-    assert (time.perf_counter() - started) / 20 < 0.02
+    assert (time.process_time() - started) / 20 < 0.02
 
 
 def test_trees():

@@ -1,6 +1,7 @@
 """NT-Xent against the paper's formula, its memory, processes and chunks; MoCo's three parts."""
 
 import copy
+import gc
 import math
 import re
 
@@ -376,6 +377,10 @@ def one_process(rank, world, address, batch, encoder, results):
     slopes = [parameter.grad.clone() for parameter in encoder.parameters()]
     moco = moco_step(parallel, encoder, first, second)
     torch.save((loss.detach(), slopes, message, moco), results / f"{rank}.pt")
+    # What holds the group keeps its threads alive, and a thread that outlives its group aborts.
+    del parallel, embeddings, loss
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 
