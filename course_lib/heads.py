@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-IGNORED = -100  # what PyTorch's losses skip
+from course_lib.mlm import IGNORED
 
 
 def align_labels(word_labels: Sequence[int], word_ids: Sequence[int | None]) -> list[int]:

@@ -18,9 +18,9 @@ from course_lib.bayes import l2_anchor
 from course_lib.diagnostics import EarlyStopping
 from course_lib.freezing import freeze, layers_to_train, train_mode
 from course_lib.layerwise import layers_of, parameter_groups
+from course_lib.mlm import IGNORED
 from course_lib.schedules import warmup_then_decay
 
-IGNORED = -100  # label of a token that does not count
 POOL = 50  # batches whose examples are sorted by length together
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECKPOINT = "checkpoint.pt"
@@ -482,12 +482,11 @@ def _add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
         return
     live = [p for p in parameters if p.requires_grad]
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in live]
-    whole = torch._utils._flatten_dense_tensors(parts)
+    whole = torch.cat([part.flatten() for part in parts])
     dist.all_reduce(whole)
-    for parameter, part in zip(
-        live, torch._utils._unflatten_dense_tensors(whole, parts), strict=True
-    ):
-        parameter.grad = part
+    pieces = whole.split([part.numel() for part in parts])
+    for parameter, piece in zip(live, pieces, strict=True):
+        parameter.grad = piece.view_as(parameter)
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:

@@ -102,11 +102,12 @@ def simclr_run(
     make_views: (pictures of a batch, generator) -> two views of each.
     """
 
-    def loss_of(views: list[Tensor], step: int) -> Tensor:
+    def loss_of(rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        views = [_channels_last(view) for view in make_views(images[rows], generator)]
         z1, z2 = model(torch.cat(views)).chunk(2)
         return nt_xent(z1, z2, temperature(step, steps))
 
-    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed, make_views)
+    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed)
 
 
 def moco_run(
@@ -135,10 +136,11 @@ def moco_run(
     queue = KeyQueue(queue_size, EMBEDDING).to(images.device)
     shuffling = torch.Generator(images.device).manual_seed(seed)
 
-    def loss_of(views: list[Tensor], step: int) -> Tensor:
-        queries = torch.cat([model(part) for part in views[0].chunk(groups)])
-        order = torch.randperm(len(views[1]), generator=shuffling, device=images.device)
-        shuffled = views[1][order].contiguous(memory_format=torch.channels_last)
+    def loss_of(rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        first, second = make_views(images[rows], generator)
+        queries = torch.cat([model(part) for part in _channels_last(first).chunk(groups)])
+        order = torch.randperm(len(second), generator=shuffling, device=images.device)
+        shuffled = _channels_last(second[order])
         with torch.no_grad():
             momentum_update(key_model, model, momentum)
             keys = torch.cat([key_model(part) for part in shuffled.chunk(groups)])
@@ -147,7 +149,7 @@ def moco_run(
         queue.enqueue(gather_keys(keys))
         return loss
 
-    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed, make_views)
+    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed)
 
 
 def supervised_run(
@@ -160,15 +162,12 @@ def supervised_run(
     seed: int = 0,
 ) -> Iterator[Step]:
     """Train a classifier, images -> logits, on pictures as they are; else as `simclr_run`."""
-    optimizer = make_optimizer(list(model.parameters()))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator(images.device).manual_seed(seed)
-    rows = _batches(len(images), min(batch_size, len(images)), generator)
-    for number in range(steps):
-        batch = next(rows)
-        pictures = images[batch].contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(model(pictures), labels[batch])
-        yield _step(number, loss, model, optimizer, schedule)
+
+    def loss_of(rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(model(_channels_last(images[rows])), labels[rows])
+
+    size = min(batch_size, len(images))
+    return _training(model, images, steps, loss_of, make_optimizer, size, seed)
 
 
 def features(encoder: nn.Module, images: Tensor) -> Tensor:
@@ -176,10 +175,7 @@ def features(encoder: nn.Module, images: Tensor) -> Tensor:
     was_training = encoder.training
     encoder.eval()
     with torch.no_grad():
-        parts = [
-            encoder(part.contiguous(memory_format=torch.channels_last))
-            for part in images.split(512)
-        ]
+        parts = [encoder(_channels_last(part)) for part in images.split(512)]
     encoder.train(was_training)
     return torch.cat(parts).cpu()
 
@@ -220,7 +216,7 @@ def settled(task: Task, seed: int) -> nn.Module:
     encoder = untrained(task, seed)[0]
     with torch.no_grad():
         for part in task.images.split(512):
-            encoder(part.contiguous(memory_format=torch.channels_last))
+            encoder(_channels_last(part))
     return encoder
 
 
@@ -231,12 +227,8 @@ def supervised_accuracy(task: Task, labels: int, seed: int, steps: int = 320) ->
     model.to(task.images.device)
     images, given = task.images[:labels], task.labels[:labels]
     _finish(supervised_run(model, images, given, steps, seed=seed), steps, f"{labels} labels")
-    return (
-        (features(model, task.test_images).argmax(1) == task.test_labels.cpu())
-        .float()
-        .mean()
-        .item()
-    )
+    right = features(model, task.test_images).argmax(dim=1) == task.test_labels.cpu()
+    return right.float().mean().item()
 
 
 FEATURES = ("SimCLR", "random weights", "raw pixels", "supervised")
@@ -375,13 +367,12 @@ def _training(
     model: nn.Module,
     images: Tensor,
     steps: int,
-    loss_of: Callable[[list[Tensor], int], Tensor],
+    loss_of: Callable[[Tensor, int, torch.Generator], Tensor],
     make_optimizer: MakeOptimizer,
     batch_size: int,
     seed: int,
-    make_views: MakeViews,
 ) -> Iterator[Step]:
-    """The loop of both methods: batches, two views of each, a loss of the views."""
+    """The loop of all methods. loss_of: (rows of a batch, step, source of chance) -> loss."""
     if not 2 <= batch_size <= len(images):
         raise ValueError(
             f"batch_size must be from 2 to the number of pictures, {len(images)}, got {batch_size}."
@@ -391,11 +382,12 @@ def _training(
     generator = torch.Generator(images.device).manual_seed(seed)
     rows = _batches(len(images), batch_size, generator)
     for number in range(steps):
-        views = [
-            view.contiguous(memory_format=torch.channels_last)
-            for view in make_views(images[next(rows)], generator)
-        ]
-        yield _step(number, loss_of(views, number), model, optimizer, schedule)
+        yield _step(number, loss_of(next(rows), number, generator), model, optimizer, schedule)
+
+
+def _channels_last(pictures: Tensor) -> Tensor:
+    """The same pictures in the memory order in which convolutions are faster on a CPU."""
+    return pictures.contiguous(memory_format=torch.channels_last)
 
 
 def _step(number: int, loss: Tensor, model: nn.Module, optimizer, schedule) -> Step:

@@ -24,7 +24,7 @@ from course_lib.bert import build_tokenizer, embed, quiet, random_weights
 from course_lib.freezing import linear_probe
 from course_lib.grammar import CLS, MASK, PAD, SEP
 from course_lib.language import encode, entropy_floor, sample_documents
-from course_lib.mlm import mask_tokens, mlm_loss
+from course_lib.mlm import IGNORED, mask_tokens, mlm_loss
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def training_step(model, optimizer, ids, corrupt: Callable, generator) -> float:
     ids = ids[:, : int((ids != PAD).sum(dim=1).max())]  # what is padding in every row costs time
     inputs, labels = corrupt(ids, _special(ids), generator=generator)
     hidden = model.bert(inputs, attention_mask=(ids != PAD).long()).last_hidden_state  # (B, T, d)
-    chosen = labels != -100  # only these need the (V,) logits: a third of the time saved
+    chosen = labels != IGNORED  # only these need the (V,) logits: a third of the time saved
     loss = mlm_loss(model.cls(hidden[chosen]), labels[chosen])
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
