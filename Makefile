@@ -48,7 +48,7 @@ lint: $(STAMP) ## Check the style of code and notebooks
 	$(RUN) -m ruff format --check .
 
 unit: $(STAMP) ## Run the unit tests and the check banks
-	$(TEST_ENVIRONMENT) $(RUN) -m pytest tests -n $(WORKERS) --dist loadscope
+	$(TEST_ENVIRONMENT) $(RUN) -m pytest tests -n $(WORKERS) --dist worksteal
 
 leaks: $(STAMP) ## Show that notebooks/ is in sync with solutions/ and gives no solution away
 	$(RUN) -m course_lib release --check

@@ -17,8 +17,9 @@ import time
 import torch
 from transformers import get_linear_schedule_with_warmup
 
+from course_lib.batches import collate
 from course_lib.bert import quiet, random_weights
-from course_lib.trainer import Settings, Trainer, collate
+from course_lib.trainer import Settings, Trainer
 
 BATCH, RATE, WARMUP, DECAY, CLIP = 32, 5e-4, 0.1, 0.01, 1.0
 

@@ -159,6 +159,7 @@ class Experiment(enum.StrEnum):
     MOCO = "moco"
     TEMPERATURE_SCHEDULES = "temperature-schedules"
     BATCH_SIZES = "batch-sizes"
+    FREEZING_STRATEGIES = "freezing-strategies"
 
 
 @command
@@ -168,6 +169,7 @@ def experiment(
 ):
     """Measure what a notebook only draws because it takes too long (minutes to an hour)."""
     from course_lib.experiments.contrastive import compare_features, compare_moco
+    from course_lib.experiments.freezing import compare_strategies
     from course_lib.experiments.mlm import mask_rates
     from course_lib.experiments.stability import compare_batch_sizes, compare_schedules
 
@@ -177,6 +179,7 @@ def experiment(
         Experiment.MOCO: compare_moco,
         Experiment.TEMPERATURE_SCHEDULES: compare_schedules,
         Experiment.BATCH_SIZES: compare_batch_sizes,
+        Experiment.FREEZING_STRATEGIES: compare_strategies,
     }
     result = runs[name](out)
     print(f"{out} holds {len(result['runs'])} runs.")

@@ -4,9 +4,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from course_lib.processes import gathered, rank_and_size
 
 BLOCK_ROWS = 256  # rows of similarities held at once; 64 to 512 differ by a tenth in time
 KEPT_ENTRIES = 2**22  # similarities kept for the backward pass at most, whatever N: 16 MiB
@@ -50,10 +51,10 @@ def gathered_nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     and scale its loss alike. Without a process group it is `nt_xent`.
     Raises what `nt_xent` raises, and ValueError in every process when their shapes differ.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if rank_and_size()[1] == 1:
         return nt_xent(z1, z2, temperature)
     check_embeddings({"z1": z1, "z2": z2}, temperature)
-    shapes = _all_gather(torch.tensor([z1.shape], device=z1.device)).tolist()
+    shapes = gathered(torch.tensor([z1.shape], device=z1.device)).tolist()
     if shapes.count(shapes[0]) != len(shapes):
         raise ValueError(f"z1 must have one shape in all processes, got {shapes}.")
     with torch.autocast(z1.device.type, enabled=False):
@@ -172,9 +173,7 @@ def gather_keys(keys: Tensor) -> Tensor:
     keys: (B, d), this process's; B and d the same in every process, and every process must call.
     Returns (W B, d) without a graph; the keys themselves where there is no process group.
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return keys.detach()
-    return _all_gather(keys.detach())
+    return gathered(keys)
 
 
 def moco_loss(query: Tensor, positive_key: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -254,15 +253,16 @@ class _GatheredNTXent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, points: Tensor) -> Tensor:
-        everyone = _all_gather(points)
-        first = dist.get_rank() * len(points)  # where this process's points are among everyone's
+        everyone = gathered(points)
+        # Where this process's points are among everyone's.
+        first = rank_and_size()[0] * len(points)
         partners = torch.arange(len(points), device=points.device).roll(len(points) // 2) + first
         normaliser, positives = points.new_empty(2, len(points))
         for own in _blocks(points):
             logits = _logits(points[own], everyone, first + own.start)
             positives[own] = logits.gather(1, partners[own, None])[:, 0]
             normaliser[own] = logits.logsumexp(dim=1)
-        ctx.save_for_backward(points, everyone, partners, normaliser, _all_gather(normaliser))
+        ctx.save_for_backward(points, everyone, partners, normaliser, gathered(normaliser))
         ctx.first, ctx.safe = first, _exponents_are_safe(everyone)
         return (normaliser - positives).mean()
 
@@ -350,13 +350,6 @@ def unit(vectors: Tensor) -> Tensor:
     largest = vectors.detach().abs().amax(dim=1, keepdim=True)
     vectors = vectors / torch.where(largest < SHORTEST, 1, largest)
     return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp(min=1)
-
-
-def _all_gather(tensor: Tensor) -> Tensor:
-    """The tensors of all processes, one below the other, in the order of their ranks."""
-    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, tensor.contiguous())
-    return torch.cat(gathered)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

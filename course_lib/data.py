@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_lib.files import replacing
+
 if TYPE_CHECKING:
     import pyarrow
     from datasets import DatasetDict
@@ -176,10 +178,8 @@ def write_embedded(folder: str | Path) -> list[Path]:
                 }
             )
             path = Path(folder) / name / f"{split}-00000-of-00001.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            pq.write_table(table, temporary, compression="zstd")
-            os.replace(temporary, path)
+            with replacing(path) as partial:
+                pq.write_table(table, partial, compression="zstd")
             written.append(path)
     return written
 

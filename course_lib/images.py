@@ -14,6 +14,7 @@ sine, cosine and arc tangent. Picture i takes the i-th block of random numbers w
 is: `shapes(100, seed)` are the first hundred of `shapes(1000, seed)`.
 """
 
+import functools
 import io
 from collections.abc import Callable
 
@@ -60,7 +61,12 @@ CIFAR10 = (
     "ship",
     "truck",
 )
-DOMAINS = ("A", "B")
+DOMAINS = ("A", "B", "C")
+_GEOMETRY = {  # smallest and largest scale, largest rotation either way
+    "A": (0.55, 0.85, np.pi / 9),
+    "B": (0.55, 0.85, np.pi / 9),
+    "C": (0.45, 0.70, np.pi / 6),
+}
 _CHUNK = 1024  # pictures drawn at once: bounds memory to some 30 MB
 _PIXEL = 2 / SIZE  # a picture spans [-1, 1] x [-1, 1]
 _BLOBS = 2  # pieces of clutter in a picture of domain A
@@ -96,6 +102,7 @@ _TEXTURE_DRAWS = {
 }
 
 Draws = dict[str, np.ndarray]
+Geometry = tuple[float, float, float]
 
 
 # --- generated pictures -------------------------------------------------------------------------
@@ -105,8 +112,9 @@ def shapes(number: int, seed: int, domain: str = "A") -> tuple[Tensor, Tensor]:
     """`number` pictures of the ten SHAPES and their labels; the same seed gives the same pictures.
 
     domain: "A", filled shapes on a textured background with a colour gradient and blobs of
-    clutter; "B", pale outlines on dark blocks. In both, position, scale (0.55 to 0.85 of half the
-    picture), rotation (20 degrees either way), colours and noise are random.
+    clutter; "B", pale outlines on dark blocks; "C", as A, but smaller and turned further. In all,
+    position, scale (0.55 to 0.85 of half the picture, in C 0.45 to 0.70), rotation (20 degrees
+    either way, in C 30), colours and noise are random.
     Returns images (number, 3, 16, 16), float32 in [0, 1], and labels (number,), int64. Every ten
     labels in a row are a permutation of 0 to 9, so the classes are balanced.
     Raises ValueError for a number or seed below 0 and an unknown domain, TypeError if number or
@@ -114,7 +122,8 @@ def shapes(number: int, seed: int, domain: str = "A") -> tuple[Tensor, Tensor]:
     """
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, got {domain!r}.")
-    paint = _filled if domain == "A" else _outlined
+    paint = _outlined if domain == "B" else _filled
+    paint = functools.partial(paint, geometry=_GEOMETRY[domain])
     return _generate(number, seed, _SHAPE_DRAWS, paint)
 
 
@@ -170,14 +179,15 @@ def _turned(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray
     return cosine * x + sine * y, cosine * y - sine * x
 
 
-def _distance(draws: Draws, labels: np.ndarray) -> np.ndarray:
+def _distance(draws: Draws, labels: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Signed distance of every pixel from its picture's shape, negative inside, (N, H, W)."""
-    scale = _column(draws["scale"][:, 0], 0.55, 0.85)
+    smallest, largest, turn = geometry
+    scale = _column(draws["scale"][:, 0], smallest, largest)
     room = 1 - scale  # only corners may stick out of the picture
     x, y = _plane()
     x = x - _column(draws["centre"][:, 0], -1, 1) * room
     y = y - _column(draws["centre"][:, 1], -1, 1) * room
-    x, y = _turned(x, y, _column(draws["angle"][:, 0], -np.pi / 9, np.pi / 9))
+    x, y = _turned(x, y, _column(draws["angle"][:, 0], -turn, turn))
     x, y = x / scale, y / scale
     result = np.empty_like(x)
     for label, name in enumerate(SHAPES):
@@ -220,8 +230,8 @@ def _mix(under: np.ndarray, over: np.ndarray, share: np.ndarray) -> np.ndarray:
     return under + share * (over - under)
 
 
-def _filled(draws: Draws, labels: np.ndarray) -> np.ndarray:
-    """Domain A, (N, 3, H, W): background, clutter, then the shape on top."""
+def _filled(draws: Draws, labels: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Domains A and C, (N, 3, H, W): background, clutter, then the shape on top."""
     back, front = _two_colours(draws)
     picture = back + _gradient(draws) + _grating(draws["grating"])
     x, y = _plane()
@@ -230,16 +240,18 @@ def _filled(draws: Draws, labels: np.ndarray) -> np.ndarray:
         radius = _column(blob[:, 2], 0.1, 0.2)
         covered = _coverage(np.hypot(x - horizontal, y - vertical) - radius)
         picture = _mix(picture, blob[:, 3:, None, None], covered)
-    return _mix(picture, front + _grating(draws["fill"]), _coverage(_distance(draws, labels)))
+    return _mix(
+        picture, front + _grating(draws["fill"]), _coverage(_distance(draws, labels, geometry))
+    )
 
 
-def _outlined(draws: Draws, labels: np.ndarray) -> np.ndarray:
+def _outlined(draws: Draws, labels: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Domain B, (N, 3, H, W): dark blocks four pixels wide under a pale outline."""
     blocks = np.float32(0.55) * draws["blocks"].reshape(-1, 3, 4, 4)
     picture = blocks.repeat(SIZE // 4, axis=2).repeat(SIZE // 4, axis=3) + _gradient(draws)
     pale = np.float32(0.65) + np.float32(0.35) * draws["line"][:, 1:, None, None]
     width = _column(draws["line"][:, 0], 0.06, 0.1)  # half the line's
-    return _mix(picture, pale, _coverage(np.abs(_distance(draws, labels)) - width))
+    return _mix(picture, pale, _coverage(np.abs(_distance(draws, labels, geometry)) - width))
 
 
 def _textured(draws: Draws, labels: np.ndarray) -> np.ndarray:

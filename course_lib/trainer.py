@@ -1,8 +1,7 @@
 """Fine-tuning in one readable loop, for any `transformers` model with a head (notebooks 06, 10)."""
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,23 +9,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from course_lib.batches import Batch, Example, check_examples, collate, epoch_batches, labels_in
 from course_lib.bayes import l2_anchor
 from course_lib.diagnostics import EarlyStopping
+from course_lib.files import replacing
 from course_lib.freezing import freeze, layers_to_train, train_mode
 from course_lib.layerwise import layers_of, parameter_groups
-from course_lib.mlm import IGNORED
+from course_lib.processes import rank_and_size, sum_gradients, summed
 from course_lib.schedules import warmup_then_decay
 
-POOL = 50  # batches whose examples are sorted by length together
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECKPOINT = "checkpoint.pt"
-
-Example = Mapping[str, list[int] | int | float]  # input_ids, labels (or start_ and end_positions)
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -86,38 +82,6 @@ class StepResult(NamedTuple):
     grad_norm: float
 
 
-def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """Examples as tensors, padded to the longest of them; labels of tokens with -100."""
-    longest = max(len(example["input_ids"]) for example in examples)
-    filling = {"input_ids": pad_token_id, "attention_mask": 0, "token_type_ids": 0}
-    batch = {}
-    rows = [{"attention_mask": [1] * len(e["input_ids"])} | dict(e) for e in examples]
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        if isinstance(values[0], (list, tuple)):
-            fill = filling.get(name, IGNORED)
-            values = [list(value) + [fill] * (longest - len(value)) for value in values]
-        batch[name] = torch.tensor(values)
-    return batch
-
-
-def epoch_batches(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int
-) -> list[list[int]]:
-    """The rows of every batch of an epoch: random, but with examples of like length together.
-
-    Rows are shuffled, sorted by length within pools of 50 batches, and cut; then the batches are
-    shuffled. So there is little padding, and still a new order in every epoch.
-    """
-    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    size = POOL * batch_size
-    pools = [order[first : first + size] for first in range(0, len(order), size)]
-    rows = [row for pool in pools for row in sorted(pool, key=lambda row: lengths[row])]
-    batches = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-
 def accumulated_step(
     model: nn.Module,
     batches: Sequence[Batch],
@@ -138,8 +102,8 @@ def accumulated_step(
     a loss or (without a scaler, which skips such a step) a gradient that is not finite.
     """
     device = next(model.parameters()).device
-    counts = [_labels_in(batch) for batch in batches]
-    total = _added_up(torch.tensor(sum(counts), device=device)).item()
+    counts = [labels_in(batch) for batch in batches]
+    total = summed(torch.tensor(sum(counts), device=device)).item()
     if total == 0:
         raise ValueError("Nothing in these batches is labelled; every label is -100.")
     scale = scaler.scale if scaler else lambda loss: loss
@@ -154,8 +118,8 @@ def accumulated_step(
         scale(share).backward()
         mean = mean + share.detach()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    _add_up_gradients(parameters)
-    mean = _added_up(mean)
+    sum_gradients(parameters)
+    mean = summed(mean)
     if penalty:
         extra = penalty()
         scale(extra).backward()
@@ -206,7 +170,7 @@ class Trainer:
         self.model, self.settings, self.pad_token_id = model, settings, pad_token_id
         self.train, self.validation = train, validation
         self.file = Path(folder) / CHECKPOINT if folder is not None else None
-        self.rank, self.processes = _rank_and_size()
+        self.rank, self.processes = rank_and_size()
         if settings.accumulation % self.processes:
             raise ValueError(
                 f"accumulation must be a multiple of the {self.processes} processes, got "
@@ -282,7 +246,7 @@ class Trainer:
         for first in range(0, len(order), self.settings.batch_size):
             rows = order[first : first + self.settings.batch_size]
             batch = collate([examples[row] for row in rows], self.pad_token_id)
-            count = _labels_in(batch)
+            count = labels_in(batch)
             if count:
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
                 with _autocast(device, self.settings.precision):
@@ -309,16 +273,10 @@ class Trainer:
             "progress": [self.step, self.losses, self.history, self.finished],
             "random": _random_state(),
         }
-        partial = self.file.with_suffix(".partial")
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                torch.save(state, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, self.file)
+            with replacing(self.file) as partial:
+                torch.save(state, partial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            partial.unlink(missing_ok=True)
             raise OSError(
                 f"The checkpoint {self.file} could not be written ({error}); the one before it is "
                 "as it was."
@@ -409,45 +367,6 @@ class Trainer:
         self.finished = stop or self.step >= self.total_steps
 
 
-def check_examples(model: PreTrainedModel, examples: Sequence[Example], name: str) -> None:
-    """Raise ValueError, naming the first example that the model cannot be trained on."""
-    if not len(examples):
-        raise ValueError(f"{name} is empty.")
-    longest = getattr(model.config, "max_position_embeddings", None) or math.inf
-    classes = model.config.num_labels
-    for row, example in enumerate(examples):
-        length = len(example["input_ids"])
-        if not 1 <= length <= longest:
-            raise ValueError(
-                f"{name}, example {row}: {length} tokens; the model reads 1 to {longest}. Truncate."
-            )
-        labels = example.get("labels")
-        if labels is None:
-            spans = [example.get("start_positions"), example.get("end_positions")]
-            if None in spans or not 0 <= spans[0] <= spans[1] < length:
-                raise ValueError(
-                    f"{name}, example {row}: wanted labels, or start_positions and end_positions "
-                    f"within its {length} tokens, got {spans[0]} and {spans[1]}."
-                )
-            continue
-        if isinstance(labels, (list, tuple)) and len(labels) != length:
-            raise ValueError(
-                f"{name}, example {row}: {len(labels)} labels for {length} tokens; wanted one each."
-            )
-        for label in labels if isinstance(labels, (list, tuple)) else [labels]:
-            if isinstance(label, int) and label != IGNORED and not 0 <= label < classes:
-                raise ValueError(
-                    f"{name}, example {row}: label {label}, but the model has the classes 0 to "
-                    f"{classes - 1}."
-                )
-
-
-def _labels_in(batch: Batch) -> int:
-    """How many terms the mean of the loss has."""
-    labels = batch.get("labels")
-    return len(batch["input_ids"]) if labels is None else int((labels != IGNORED).sum())
-
-
 def _right_in(output, batch: Batch) -> int:
     """How many labels (or spans, both ends) the model gets right."""
     if "labels" not in batch:
@@ -461,32 +380,6 @@ def _right_in(output, batch: Batch) -> int:
 def _autocast(device: torch.device, precision: str):
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
-
-
-def _rank_and_size() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def _added_up(number: Tensor) -> Tensor:
-    """The sum over all processes."""
-    if _rank_and_size()[1] > 1:
-        dist.all_reduce(number)
-    return number
-
-
-def _add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """One message holds all gradients; a process that had no batch adds nothing."""
-    if _rank_and_size()[1] == 1:
-        return
-    live = [p for p in parameters if p.requires_grad]
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in live]
-    whole = torch.cat([part.flatten() for part in parts])
-    dist.all_reduce(whole)
-    pieces = whole.split([part.numel() for part in parts])
-    for parameter, piece in zip(live, pieces, strict=True):
-        parameter.grad = piece.view_as(parameter)
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:

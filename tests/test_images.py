@@ -24,6 +24,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 GENERATED = {
     "A": lambda number, seed: images.shapes(number, seed, "A"),
     "B": lambda number, seed: images.shapes(number, seed, "B"),
+    "C": lambda number, seed: images.shapes(number, seed, "C"),
     "textures": images.textures,
 }
 
@@ -64,6 +65,7 @@ def test_a_seed_is_a_picture_and_a_shorter_set_is_the_beginning_of_a_longer_one(
 FINGERPRINTS = {
     "A": ([1, 8, 6, 5, 9, 2, 4, 7, 0, 3], [0.28262, 0.703923, 0.744552, 0.397284]),
     "B": ([1, 8, 6, 5, 9, 2, 4, 7, 0, 3], [0.328003, 0.352059, 0.314849, 0.412009]),
+    "C": ([1, 8, 6, 5, 9, 2, 4, 7, 0, 3], [0.243934, 0.730824, 0.768044, 0.365067]),
     "textures": ([1, 8, 6, 5, 9, 2, 4, 7, 0, 3], [0.455865, 0.434334, 0.483301, 0.448877]),
 }
 
@@ -170,7 +172,7 @@ def test_colours_say_nothing_about_the_class(make):
         ((10.0, 0), TypeError, "number must be an integer, got float 10.0"),
         ((10, None), TypeError, "seed must be an integer, got NoneType"),
         ((True, 0), TypeError, "number must be an integer, got bool"),
-        ((10, 0, "C"), ValueError, "domain must be one of A, B, got 'C'"),
+        ((10, 0, "D"), ValueError, "domain must be one of A, B, C, got 'D'"),
     ],
 )
 def test_bad_numbers_seeds_and_domains_are_named(arguments, error, sentence):

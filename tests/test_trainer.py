@@ -1,6 +1,7 @@
 """The trainer: exact accumulation, resuming to the bit, processes, bad input, full disks."""
 
 import dataclasses
+import functools
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from course_lib import trainer
+from course_lib.batches import collate
 from course_lib.bert import random_weights
 from course_lib.layerwise import layers_of
-from course_lib.trainer import IGNORED, Settings, Trainer, accumulated_step, collate, epoch_batches
+from course_lib.mlm import IGNORED
+from course_lib.trainer import Settings, Trainer, accumulated_step
 
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -170,28 +173,6 @@ def test_a_diverging_run_stops_with_the_weights_of_the_step_before():
     assert_same_weights(weights(model), before)
 
 
-# --- batches ------------------------------------------------------------------------------------
-
-
-def test_every_row_comes_once_and_neighbours_in_length_come_together():
-    lengths = torch.randint(1, 100, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
-    batches = epoch_batches(lengths, 8, seed=0, epoch=0)
-    assert sorted(row for batch in batches for row in batch) == list(range(1000))
-    padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
-    assert padded < 1.1 * sum(lengths)
-    assert batches != epoch_batches(lengths, 8, seed=0, epoch=1)
-    assert batches == epoch_batches(lengths, 8, seed=0, epoch=0)
-    means = [sum(lengths[row] for row in batch) / len(batch) for batch in batches]
-    assert means != sorted(means)  # short batches do not come first
-
-
-def test_padding_is_masked_and_does_not_count():
-    batch = collate([{"input_ids": [3, 4], "labels": [0, 1]}, {"input_ids": [5], "labels": [1]}], 9)
-    assert batch["input_ids"].tolist() == [[3, 4], [5, 9]]
-    assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
-    assert batch["labels"].tolist() == [[0, 1], [1, IGNORED]]
-
-
 # --- what is trained ----------------------------------------------------------------------------
 
 
@@ -343,8 +324,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
     run.save()
     before = run.file.read_bytes()
 
-    def full(state, stream):
-        stream.write(b"half of it")
+    def full(state, file):
+        file.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
@@ -437,3 +418,15 @@ def test_settings_that_cannot_be_are_refused(changes, message):
 def test_the_progress_bar_counts_optimiser_steps(capsys):
     Trainer(classifier(), dataclasses.replace(QUICK, epochs=1), texts(10)).fit()
     assert "2/2" in capsys.readouterr().err
+
+
+def test_a_compiled_model_trains_to_the_same_weights(monkeypatch):
+    # Without code generation, which takes a C++ compiler and half a minute.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    found = []
+    for compiled in (False, True):
+        model = classifier()
+        settings = dataclasses.replace(QUICK, compile=compiled)
+        Trainer(model, settings, texts()).fit(progress=False)
+        found.append(weights(model))
+    assert_same_weights(*found)

@@ -103,11 +103,11 @@ def simclr_run(
     """
 
     def loss_of(rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        views = [_channels_last(view) for view in make_views(images[rows], generator)]
+        views = [channels_last(view) for view in make_views(images[rows], generator)]
         z1, z2 = model(torch.cat(views)).chunk(2)
         return nt_xent(z1, z2, temperature(step, steps))
 
-    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed)
+    return training(model, images, steps, loss_of, make_optimizer, batch_size, seed)
 
 
 def moco_run(
@@ -138,9 +138,9 @@ def moco_run(
 
     def loss_of(rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
         first, second = make_views(images[rows], generator)
-        queries = torch.cat([model(part) for part in _channels_last(first).chunk(groups)])
+        queries = torch.cat([model(part) for part in channels_last(first).chunk(groups)])
         order = torch.randperm(len(second), generator=shuffling, device=images.device)
-        shuffled = _channels_last(second[order])
+        shuffled = channels_last(second[order])
         with torch.no_grad():
             momentum_update(key_model, model, momentum)
             keys = torch.cat([key_model(part) for part in shuffled.chunk(groups)])
@@ -149,7 +149,7 @@ def moco_run(
         queue.enqueue(gather_keys(keys))
         return loss
 
-    return _training(model, images, steps, loss_of, make_optimizer, batch_size, seed)
+    return training(model, images, steps, loss_of, make_optimizer, batch_size, seed)
 
 
 def supervised_run(
@@ -164,10 +164,10 @@ def supervised_run(
     """Train a classifier, images -> logits, on pictures as they are; else as `simclr_run`."""
 
     def loss_of(rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        return F.cross_entropy(model(_channels_last(images[rows])), labels[rows])
+        return F.cross_entropy(model(channels_last(images[rows])), labels[rows])
 
     size = min(batch_size, len(images))
-    return _training(model, images, steps, loss_of, make_optimizer, size, seed)
+    return training(model, images, steps, loss_of, make_optimizer, size, seed)
 
 
 def features(encoder: nn.Module, images: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def features(encoder: nn.Module, images: Tensor) -> Tensor:
     was_training = encoder.training
     encoder.eval()
     with torch.no_grad():
-        parts = [encoder(_channels_last(part)) for part in images.split(512)]
+        parts = [encoder(channels_last(part)) for part in images.split(512)]
     encoder.train(was_training)
     return torch.cat(parts).cpu()
 
@@ -200,7 +200,7 @@ def simclr(task: Task, seed: int, steps: int = 320) -> nn.Sequential:
     model = untrained(task, seed)
     size = min(128, len(task.images))
     run = simclr_run(model, task.images, steps, constant(0.1), batch_size=size, seed=seed)
-    _finish(run, steps, "SimCLR")
+    finish(run, steps, "SimCLR")
     return model
 
 
@@ -216,7 +216,7 @@ def settled(task: Task, seed: int) -> nn.Module:
     encoder = untrained(task, seed)[0]
     with torch.no_grad():
         for part in task.images.split(512):
-            encoder(_channels_last(part))
+            encoder(channels_last(part))
     return encoder
 
 
@@ -226,7 +226,7 @@ def supervised_accuracy(task: Task, labels: int, seed: int, steps: int = 320) ->
     model = nn.Sequential(encoder, nn.Linear(encoder.dim, int(task.labels.max()) + 1))
     model.to(task.images.device)
     images, given = task.images[:labels], task.labels[:labels]
-    _finish(supervised_run(model, images, given, steps, seed=seed), steps, f"{labels} labels")
+    finish(supervised_run(model, images, given, steps, seed=seed), steps, f"{labels} labels")
     right = features(model, task.test_images).argmax(dim=1) == task.test_labels.cpu()
     return right.float().mean().item()
 
@@ -340,7 +340,7 @@ def small_batch_encoder(
         slower = functools.partial(torch.optim.Adam, lr=1e-3)
         own = {"queue_size": queue_size, "momentum": momentum, "groups": groups}
         run = moco_run(model, given.images, steps, constant(0.1), slower, **shared, **own)
-    _finish(run, steps, method)
+    finish(run, steps, method)
     return model[0]
 
 
@@ -363,7 +363,7 @@ def compare_moco(
     return run_missing(out, {"steps": steps, "batch_size": SMALL_BATCH}, wanted, measure, progress)
 
 
-def _training(
+def training(
     model: nn.Module,
     images: Tensor,
     steps: int,
@@ -385,7 +385,7 @@ def _training(
         yield _step(number, loss_of(next(rows), number, generator), model, optimizer, schedule)
 
 
-def _channels_last(pictures: Tensor) -> Tensor:
+def channels_last(pictures: Tensor) -> Tensor:
     """The same pictures in the memory order in which convolutions are faster on a CPU."""
     return pictures.contiguous(memory_format=torch.channels_last)
 
@@ -410,7 +410,7 @@ def _batches(number: int, batch_size: int, generator: torch.Generator) -> Iterat
             yield order[first : first + batch_size]
 
 
-def _finish(run: Iterator[Step], steps: int, name: str) -> None:
+def finish(run: Iterator[Step], steps: int, name: str) -> None:
     """Train to the end with a progress bar."""
     for _ in tqdm(run, total=steps, desc=name, leave=False):
         pass

@@ -7,8 +7,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from course_lib import bert, data
+from course_lib.batches import Example
 from course_lib.layerwise import layers_of
-from course_lib.trainer import Example, Settings, Trainer
+from course_lib.trainer import Settings, Trainer
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 DECAYS = (1.0, 2.6)

@@ -21,6 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from course_lib.bert import build_tokenizer, embed, quiet, random_weights
+from course_lib.files import replacing
 from course_lib.freezing import linear_probe
 from course_lib.grammar import CLS, MASK, PAD, SEP
 from course_lib.language import encode, entropy_floor, sample_documents
@@ -239,9 +240,8 @@ class Progress:
             "optimizer": optimizer.state_dict(),
             "generator": generator.get_state(),
         }
-        temporary = self.path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.path)
+        with replacing(self.path) as partial:
+            torch.save(state, partial)
 
     def restore(self, model, optimizer, generator) -> tuple[int, list, float, list]:
         """Load the state if there is one; returns step, history, seconds and recent losses."""

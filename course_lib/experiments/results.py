@@ -1,13 +1,13 @@
 """Results of experiments that take longer than a notebook may: written run by run, then shipped."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from course_lib.data import data_folder
+from course_lib.files import replacing
 
 
 def shipped(path: str):
@@ -75,7 +75,5 @@ def _read(path: Path, settings: dict, wanted: Sequence[dict]) -> dict:
 
 
 def _write(path: Path, result: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
