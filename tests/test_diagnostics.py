@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.diagnostics import EarlyStopping, expected_calibration_error, overfitting_report
+from course_lib.diagnostics import (
+    EarlyStopping,
+    calibrating_temperature,
+    expected_calibration_error,
+    overfitting_report,
+    reliability,
+)
 
 
 def binned_by_hand(probabilities, labels, bins):
@@ -55,6 +61,50 @@ def test_a_calibrated_and_an_overconfident_predictor():
 def test_predictions_that_cannot_be_are_refused(probabilities, labels, bins, message):
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(probabilities, labels, bins)
+
+
+def test_the_bins_of_a_reliability_diagram():
+    rows = [[0.75, 0.25], [0.8, 0.2], [0.4, 0.6], [1.0, 0.0]]
+    probabilities = torch.tensor(rows, dtype=torch.float64)
+    found = reliability(probabilities, torch.tensor([0, 1, 1, 0]), bins=5)
+    assert found.share.tolist() == pytest.approx([0, 0, 0.25, 0.5, 0.25])
+    assert found.confidence.tolist() == pytest.approx([0, 0, 0.6, 0.775, 1])
+    assert found.accuracy.tolist() == pytest.approx([0, 0, 1, 0.5, 1])
+
+
+def overconfident(scale, number=4000, seed=0):
+    """Logits `scale` times those that the labels were drawn from."""
+    generator = torch.Generator().manual_seed(seed)
+    true = 2 * torch.randn(number, 3, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(true.softmax(dim=1), 1, generator=generator)[:, 0]
+    return scale * true, labels
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 7.0])
+def test_the_calibrating_temperature_is_a_minimum_and_near_the_scale_of_the_logits(scale):
+    logits, labels = overconfident(scale)
+    found = calibrating_temperature(logits, labels)
+    assert found == pytest.approx(scale, rel=0.1)
+    best = nn.functional.cross_entropy(logits / found, labels)
+    for factor in (0.99, 1.01):  # an oracle that knows no slope
+        assert nn.functional.cross_entropy(logits / (factor * found), labels) > best
+
+
+def test_a_calibrated_model_is_calibrated_on_other_texts_too():
+    logits, labels = overconfident(7.0)
+    temperature = calibrating_temperature(logits[:2000], labels[:2000])
+    before, after = (
+        expected_calibration_error(scaled.softmax(dim=1), labels[2000:])
+        for scaled in (logits[2000:], logits[2000:] / temperature)
+    )
+    assert before > 0.1 and after < 0.03
+
+
+def test_the_calibrating_temperature_refuses_what_cannot_be():
+    with pytest.raises(ValueError, match="must be finite"):
+        calibrating_temperature(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="from 0 to 1, got 2 to 2"):
+        calibrating_temperature(torch.zeros(1, 2), torch.tensor([2]))
 
 
 def history(train, validation):
