@@ -160,6 +160,7 @@ class Experiment(enum.StrEnum):
     TEMPERATURE_SCHEDULES = "temperature-schedules"
     BATCH_SIZES = "batch-sizes"
     FREEZING_STRATEGIES = "freezing-strategies"
+    DATA_EFFICIENCY = "data-efficiency"
 
 
 @command
@@ -169,6 +170,7 @@ def experiment(
 ):
     """Measure what a notebook only draws because it takes too long (minutes to an hour)."""
     from course_lib.experiments.contrastive import compare_features, compare_moco
+    from course_lib.experiments.fine_tuning import compare_methods
     from course_lib.experiments.freezing import compare_strategies
     from course_lib.experiments.mlm import mask_rates
     from course_lib.experiments.stability import compare_batch_sizes, compare_schedules
@@ -180,6 +182,7 @@ def experiment(
         Experiment.TEMPERATURE_SCHEDULES: compare_schedules,
         Experiment.BATCH_SIZES: compare_batch_sizes,
         Experiment.FREEZING_STRATEGIES: compare_strategies,
+        Experiment.DATA_EFFICIENCY: compare_methods,
     }
     result = runs[name](out)
     print(f"{out} holds {len(result['runs'])} runs.")

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from course_lib import images, plots
 from course_lib.augmentations import two_views
 from course_lib.bayes import gaussian_posterior, prior_share
+from course_lib.freezing import layers_to_train
 from course_lib.language import masked_log_probs, sample_documents, vocabulary
 from course_lib.mlm import IGNORED, mask_tokens
 
@@ -355,6 +356,7 @@ def draw_layer_rates(decay: float, num_layers: int, base_lr: float) -> tuple[Fig
     title = f"embeddings at {rates[0]:.1e}; {slow} of {len(rates)} layers below base / 100"
     figure, [axis] = plots.panels(1, [title])
     places = range(len(rates))
+    axis.set_yscale("log")  # before the bars: their limits are of no use on a linear axis
     axis.bar(places, rates, color=plots.SERIES[1]["color"], edgecolor="#000000", linewidth=0.5)
     plots.limit(axis, base_lr, "base learning rate")
     every = -(-num_layers // 8)
@@ -364,11 +366,140 @@ def draw_layer_rates(decay: float, num_layers: int, base_lr: float) -> tuple[Fig
     names = ["emb.", *map(str, numbered), "head"]
     axis.set_xticks([0, *numbered, num_layers + 1], names, fontsize=8)
     lowest = min(SMALLEST_RATE, rates[0] / 3)
-    axis.set(yscale="log", ylim=(lowest, 0.1), ylabel="learning rate")
+    axis.set(ylim=(lowest, 0.1), ylabel="learning rate")
     axis.set_xlabel("layer, from the input to the head")
+    blocks = f"{num_layers} block{'' if num_layers == 1 else 's'}"
     return figure, (
-        f"Learning rates of the embeddings, {num_layers} blocks and the head as bars on a "
+        f"Learning rates of the embeddings, {blocks} and the head as bars on a "
         f"logarithmic axis, with decay {decay:.1f} and base rate {base_lr:.1e}. The head and the "
         f"top block have the base rate, the embeddings have {rates[0]:.1e}. {slow} of the "
-        f"{len(rates)} layers have less than a hundredth of the base rate."
+        f"{len(rates)} layers {'has' if slow == 1 else 'have'} less than a hundredth of the base "
+        "rate."
+    )
+
+
+WIDTH = 768  # of BERT-base and of the layers below
+EMBEDDING_SIZE = (30_522 + 512 + 2) * WIDTH + 2 * WIDTH  # words, positions, segments; the norm
+BLOCK_SIZE = 12 * WIDTH**2 + 13 * WIDTH  # attention, feed-forward, two norms
+HEAD_SIZE = (WIDTH + 1) * WIDTH + 2 * (WIDTH + 1)  # pooler, and a classifier of two classes
+PATTERNS = {  # (epoch, number of blocks L) -> layers that train; 0 embeddings, L + 1 head
+    "linear probe": lambda epoch, depth: [depth + 1],
+    "freeze the bottom half": lambda epoch, depth: list(range(depth // 2 + 1, depth + 2)),
+    "gradual unfreezing": layers_to_train,
+    "full fine-tuning": lambda epoch, depth: list(range(depth + 2)),
+}
+
+
+def trained_layers() -> ipywidgets.VBox:
+    """What to train and number of blocks -> which layers train in which epoch, and how much."""
+    wide = {"style": {"description_width": "initial"}, "layout": {"width": "30em"}}
+    return interactive_figure(
+        draw_trained_layers,
+        {
+            "pattern": ipywidgets.Dropdown(
+                options=list(PATTERNS), value="gradual unfreezing",
+                description="what trains", **wide,
+            ),
+            "num_layers": ipywidgets.IntSlider(12, 1, 24, description="blocks L", **wide),
+        },
+    )  # fmt: skip
+
+
+def draw_trained_layers(pattern: str, num_layers: int) -> tuple[Figure, str]:
+    """The figure of `trained_layers` and its alternative text.
+
+    A BERT of width 768 with two classes; 12 blocks make BERT-base. Epochs 0 to L + 2.
+    """
+    epochs = range(num_layers + 3)
+    sizes = np.array([EMBEDDING_SIZE, *[BLOCK_SIZE] * num_layers, HEAD_SIZE]) / 1e6
+    trains = np.zeros((num_layers + 2, len(epochs)))
+    for epoch in epochs:
+        trains[PATTERNS[pattern](epoch, num_layers), epoch] = 1
+    millions = sizes @ trains  # (epochs,)
+
+    figure, [which, many] = plots.panels(2, ["dark: the layer trains", "trainable parameters"])
+    which.pcolormesh(
+        np.arange(len(epochs) + 1) - 0.5, np.arange(num_layers + 3) - 0.5, trains,
+        cmap="Greys", vmin=0, vmax=1.4, edgecolors="#999999", linewidth=0.4,
+    )  # fmt: skip
+    every = -(-num_layers // 8)
+    last = num_layers if every == 1 else num_layers - 1
+    numbered = [layer for layer in range(1, last + 1) if layer % every == 0]
+    names = ["embeddings", *(f"block {layer}" for layer in numbered), "head"]
+    which.set_yticks([0, *numbered, num_layers + 1], names, fontsize=8)
+    plots.line(many, epochs, millions, pattern)
+    plots.limit(many, sizes.sum(), "all")
+    many.set(ylabel="millions", ylim=(0, 1.15 * sizes.sum()))
+    for axis in (which, many):
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    which.grid(False)
+    first, final = (f"{count:.1f}" for count in (millions[0], millions[-1]))
+    return figure, (
+        f"Left: a grid of layers, embeddings to head with {num_layers} blocks, against epochs; for "
+        f"the pattern {pattern}, {trains[:, 0].sum():.0f} of {num_layers + 2} layers train in "
+        f"epoch 0 and {trains[:, -1].sum():.0f} in epoch {epochs[-1]}. Right: the trainable "
+        f"parameters, {first} million in epoch 0 and {final} million at the end, of "
+        f"{sizes.sum():.1f} million."
+    )
+
+
+SHARPNESS = 2.5  # the logits of the model below are so many times too large
+PREDICTIONS, CLASSES = 1000, 3
+
+
+def reliability_diagram() -> ipywidgets.VBox:
+    """Temperature and number of bins -> confidence beside accuracy of an over-confident model."""
+    wide = {"style": {"description_width": "initial"}, "layout": {"width": "30em"}}
+    return interactive_figure(
+        draw_reliability_diagram,
+        {
+            "temperature": ipywidgets.FloatSlider(
+                1.0, min=0.5, max=5, step=0.1, readout_format=".1f",
+                description="temperature T", **wide,
+            ),
+            "bins": ipywidgets.IntSlider(10, 1, 50, description="bins", **wide),
+        },
+    )  # fmt: skip
+
+
+def draw_reliability_diagram(temperature: float, bins: int) -> tuple[Figure, str]:
+    """The figure of `reliability_diagram` and its alternative text.
+
+    Always the same 1 000 predictions of three classes: labels are drawn from a softmax, and the
+    model's logits are 2.5 times those of that softmax.
+    """
+    # Imported here like `layerwise` above.
+    from course_lib.diagnostics import expected_calibration_error, reliability
+
+    generator = torch.Generator().manual_seed(12)
+    true = 1.5 * torch.randn(PREDICTIONS, CLASSES, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(true.softmax(dim=1), 1, generator=generator)[:, 0]
+    probabilities = (SHARPNESS * true / temperature).softmax(dim=1)
+    found = reliability(probabilities, labels, bins)
+    share, confidence, height = (each.numpy() for each in found)
+    error = expected_calibration_error(probabilities, labels, bins)
+    loss = F.nll_loss(probabilities.log(), labels).item()
+    accuracy = (probabilities.argmax(dim=1) == labels).double().mean().item()
+
+    titles = [f"calibration error {error:.3f}, loss {loss:.2f} nats", f"accuracy {accuracy:.2f}"]
+    figure, [right, many] = plots.panels(2, titles)
+    left = np.arange(bins) / bins
+    bars = {"width": 1 / bins, "align": "edge", "edgecolor": "#000000", "linewidth": 0.5}
+    right.bar(left, height, color=plots.SERIES[1]["color"], label="accuracy", **bars)
+    filled = share > 0
+    right.plot(
+        confidence[filled], height[filled], "o", color="#000000", markersize=4,
+        label="mean confidence of a bin",
+    )  # fmt: skip
+    right.plot([0, 1], [0, 1], label="as sure as right", **plots.LIMIT)
+    right.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    right.legend(fontsize=8, loc="upper left")
+    many.bar(left, share, color=plots.SERIES[2]["color"], **bars)
+    many.set(xlabel="confidence", ylabel="share of the predictions", xlim=(0, 1), ylim=(0, None))
+    sure = (share * confidence).sum()
+    return figure, (
+        f"Reliability diagram with {bins} bins at temperature {temperature:.1f}, and the share of "
+        f"the predictions in each bin. Mean confidence {sure:.2f}, accuracy {accuracy:.2f}, "
+        f"calibration error {error:.3f}, loss {loss:.2f} nats."
     )

@@ -69,6 +69,17 @@ def counts_the_head_as_a_layer(base_lr, num_layers, decay=2.6):
     return [base_lr * decay ** (layer - top) for layer in range(top + 1)]
 
 
+def top_block_forgotten(base_lr, num_layers, decay=2.6):
+    return [base_lr / decay ** (num_layers - layer) for layer in range(num_layers)] + [base_lr]
+
+
+def rises_by_one_factor_to_the_head(base_lr, num_layers, decay=2.6):
+    rates = [base_lr / decay**num_layers]
+    while len(rates) < num_layers + 2:
+        rates.append(rates[-1] * decay)
+    return rates
+
+
 # parameter_groups, right
 
 
@@ -176,6 +187,19 @@ def only_the_classifier(name, parameter):
     return known and parameter.requires_grad
 
 
+def loses_the_last_of_the_blocks(model, base_lr, decay=2.6, weight_decay=0.01):
+    depth = model.config.num_hidden_layers
+
+    def takes(name, parameter):
+        return parameter.requires_grad and f".layer.{depth - 1}." not in name
+
+    return grouped(takes=takes)(model, base_lr, decay, weight_decay)
+
+
+def rises_to_the_head(lr, decay, layer, depth):
+    return lr * decay ** (layer - depth)
+
+
 def pooler_with_the_blocks(name, depth):
     return depth - 1 if "pooler" in name else number_in_the_name(name, depth)
 
@@ -235,6 +259,18 @@ def smaller_of_two(step, warmup_steps, total_steps, shape="linear"):
     return min(rise, {"linear": left, "cosine": (1 - np.cos(np.pi * left)) / 2}[shape])
 
 
+def at_the_end_one_when_all_is_warm_up(step, warmup_steps, total_steps, shape="linear"):
+    """Asks "after the end" with > , so that step T of a run that is all warm-up is at the peak."""
+    if step > total_steps:
+        return 0.0
+    if step < warmup_steps:
+        return step / warmup_steps
+    if warmup_steps == total_steps:
+        return 1.0
+    over = (step - warmup_steps) / (total_steps - warmup_steps)
+    return 1 - over if shape == "linear" else (1 + math.cos(math.pi * over)) / 2
+
+
 # warmup_then_decay, wrong
 
 
@@ -272,6 +308,21 @@ def straight_down_without_a_floor(step, warmup_steps, total_steps, shape="linear
     if shape == "linear":
         return (total_steps - step) / max(1, total_steps - warmup_steps)
     return as_in_transformers(step, warmup_steps, total_steps, shape)
+
+
+def divides_by_nothing_at_the_end(step, warmup_steps, total_steps, shape="linear"):
+    if step > total_steps:
+        return 0.0
+    if step < warmup_steps:
+        return step / warmup_steps
+    over = (step - warmup_steps) / (total_steps - warmup_steps)
+    return 1 - over if shape == "linear" else (1 + math.cos(math.pi * over)) / 2
+
+
+def smaller_of_rise_and_fall(step, warmup_steps, total_steps, shape="linear"):
+    left = max(0.0, 1 - step / total_steps)
+    fall = left if shape == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return min(fall, step / warmup_steps if warmup_steps else 1.0)
 
 
 def divides_first(step, warmup_steps, total_steps, shape="linear"):
@@ -349,14 +400,20 @@ def divides_the_gradients_in_the_end(
 
 
 def stepping(
-    weight="sum", zero="first", drop=False, in_loop=(), then=("unscale", "clip", "step", "update",
-    "schedule"),
+    weight="sum", zero="first", drop=False, scales=True, link=lambda loss: loss, in_loop=(),
+    then=("unscale", "clip", "step", "update", "schedule"),
 ):  # fmt: skip
     """An answer put together from its calls, in any order."""
 
     def answer(model, inputs, labels, micro_batch_size, optimizer, scheduler, scaler, clip_norm):
+        def divide():
+            for parameter in model.parameters():
+                parameter.grad.div_(scaler.get_scale())
+
         calls = {
             "zero": optimizer.zero_grad,
+            "divide": divide,
+            "eval": model.eval,
             "unscale": lambda: scaler.unscale_(optimizer),
             "clip": lambda: nn.utils.clip_grad_norm_(model.parameters(), clip_norm),
             "step": lambda: scaler.step(optimizer),
@@ -378,7 +435,7 @@ def stepping(
                 "mean / k": mean / len(parts),
                 "mean / size": mean / micro_batch_size,
             }[weight]
-            scaler.scale(loss).backward()
+            (scaler.scale(link(loss)) if scales else loss).backward()
             for call in in_loop:
                 calls[call]()
         for call in then:
@@ -395,7 +452,12 @@ RIGHT = {
         module_by_module,
         one_group_after_another,
     ],
-    "warmup_then_decay": [as_in_transformers, interpolates, smaller_of_two],
+    "warmup_then_decay": [
+        as_in_transformers,
+        interpolates,
+        smaller_of_two,
+        at_the_end_one_when_all_is_warm_up,
+    ],
     "accumulated_step": [sum_over_all_labels, share_of_each_mean, divides_the_gradients_in_the_end],
 }
 VARIANTS = {
@@ -406,9 +468,12 @@ VARIANTS = {
         "divides_once_only": [everything_below_the_head_once],
         "embeddings_share_the_first_block": [copies_the_first_block],
         "top_block_decayed": [counts_the_head_as_a_layer],
+        "base_lr_once_only": [top_block_forgotten],
+        "head_one_step_above": [rises_by_one_factor_to_the_head],
     },
     "parameter_groups": {
         "takes_layer_10_for_1": [grouped(layer_of=first_block_that_matches)],
+        "loses_the_top_block": [loses_the_last_of_the_blocks],
         "loses_the_pooler": [grouped(takes=only_the_classifier)],
         "head_in_two_groups": [adds_the_classifier_again],
         "group_decay_is_fixed": [
@@ -423,6 +488,12 @@ VARIANTS = {
         "embeddings_with_the_first_block": [
             grouped(layer_of=lambda name, depth: max(1, number_in_the_name(name, depth)))
         ],
+        "all_below_the_head_one_step_low": [
+            grouped(
+                rate=lambda lr, decay, layer, depth: lr * decay ** min(0, layer - depth - 1),
+            )
+        ],
+        "head_group_one_step_above": [grouped(rate=rises_to_the_head)],
         "pooler_below_the_head": [grouped(layer_of=pooler_with_the_blocks)],
         "decays_everything": [grouped(strength=lambda name, parameter: True)],
         "decays_normalisation": [grouped(strength=lambda name, parameter: "bias" not in name)],
@@ -430,13 +501,18 @@ VARIANTS = {
         "hands_over_frozen": [grouped(takes=lambda name, parameter: True)],
     },
     "warmup_then_decay": {
-        "never_leaves_zero": [scheduled(rise=lambda step, warmup, total: 0)],
         "warms_up_one_step_ahead": [
             scheduled(rise=lambda step, warmup, total: min(1, (step + 1) / warmup))
         ],
         "jumps_at_the_joint": [
             scheduled(over=lambda step, warmup, total: min(1, step / max(1, total))),
             cosine_alone_jumps,
+        ],
+        "decay_cuts_into_the_warm_up": [smaller_of_rise_and_fall],
+        "divides_by_zero_without_decay": [divides_by_nothing_at_the_end],
+        "never_leaves_zero": [
+            scheduled(rise=lambda step, warmup, total: 0),
+            scheduled(rise=lambda step, warmup, total: torch.zeros(())),
         ],
         "negative_past_the_end": [straight_down_without_a_floor],
         "divides_by_zero_without_warm_up": [divides_first],
@@ -452,7 +528,33 @@ VARIANTS = {
         "not_divided": [stepping("mean")],
         "divides_twice": [stepping("mean / size")],
         "never_steps": [stepping(then=())],
-        "zeroes_before_the_step": [stepping("mean", in_loop=("zero",))],
+        "no_gradient_at_the_step": [
+            stepping("mean", in_loop=("zero",)),
+            stepping(then=("zero", "unscale", "clip", "step", "update", "schedule")),
+            stepping(link=lambda loss: loss.detach()),
+            stepping(link=lambda loss: torch.tensor(loss.item(), requires_grad=True)),
+        ],
+        "never_scales": [
+            stepping(scales=False),
+            stepping(scales=False, then=("step", "update", "schedule")),
+        ],
+        "updates_too_early": [
+            stepping(in_loop=("update",), then=("unscale", "clip", "step", "schedule")),
+            stepping(then=("clip", "own step", "update", "schedule")),
+            stepping(then=("clip", "update", "step", "schedule")),
+        ],
+        "updates_before_the_step": [
+            stepping(then=("unscale", "update", "clip", "step", "schedule")),
+            stepping(then=("unscale", "clip", "update", "schedule", "step")),
+        ],
+        "unscales_once_too_often": [
+            stepping(then=("divide", "clip", "step", "update", "schedule")),
+            stepping(then=("unscale", "divide", "clip", "step", "update", "schedule")),
+        ],
+        "puts_into_evaluation_mode": [
+            stepping(in_loop=("eval",)),
+            stepping(then=("unscale", "clip", "step", "update", "schedule", "eval")),
+        ],
         "mean_of_means": [stepping("mean / k")],
         "steps_every_micro_batch": [
             stepping(in_loop=("unscale", "clip", "step", "update", "zero"), then=("schedule",)),

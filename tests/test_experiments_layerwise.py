@@ -34,9 +34,19 @@ def test_the_lower_layers_move_less_with_discriminative_rates():
 
 
 def test_the_first_step_of_a_warm_up_moves_nothing():
-    found = layerwise.warmup_drift((0.0, 0.5), 1e-3, seeds=1, labels=8, **TINY)
-    assert found.drift[0.0].shape == (1, 2) and found.accuracy[0.5].shape == (1,)
-    assert found.drift[0.5][0, 0] == 0 < found.drift[0.0][0, 0]
+    starts = {"cold": layerwise.Start(1e-3), "warm": layerwise.Start(1e-3, warmup=0.5)}
+    found = layerwise.warmup_drift(starts, seeds=1, labels=8, **TINY)
+    assert found.drift["cold"].shape == (1, 2) and found.accuracy["warm"].shape == (1,)
+    assert found.drift["warm"][0, 0] == 0 < found.drift["cold"][0, 0]
+
+
+def test_a_trained_head_changes_the_run_but_not_the_length_of_its_first_step():
+    texts = layerwise.reviews(0, 8)
+    settings = Settings(learning_rate=1e-3, warmup_fraction=0.0, **TINY)
+    random, trained = (layerwise.fine_tuned(*texts, settings, epochs) for epochs in (0, 2))
+    assert trained.drift != random.drift  # another head, so other gradients
+    assert trained.drift[0] == pytest.approx(random.drift[0], rel=0.3)  # Adam's step is as long
+    assert all(moved > 0 for moved in trained.by_layer)
 
 
 def test_a_sweep_has_a_row_a_seed_and_a_column_a_rate():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from transformers import BertConfig, BertForSequenceClassification
 
 from course_lib import bert, widgets
 from course_lib.language import encode, masked_log_probs, sample_documents, vocabulary
@@ -256,4 +257,98 @@ def test_layer_rates_have_a_bar_for_every_layer(decay, num_layers):
     labels = [label.get_text() for label in axis.get_xticklabels()]
     assert (labels[0], labels[-1]) == ("emb.", "head")
     assert axis.get_ylim()[0] < heights[0]
-    assert f"{num_layers} blocks" in alt and "nan" not in alt
+    assert f"{num_layers} block{'s' if num_layers > 1 else ''} and" in alt and "nan" not in alt
+
+
+@pytest.mark.filterwarnings("error")
+def test_layer_rates_draw_the_same_low_rate_for_all_layers_without_a_warning():
+    figure, _ = widgets.draw_layer_rates(1.0, 12, 1e-6)
+    assert figure.axes[0].get_ylim()[0] < 1e-6
+
+
+@pytest.mark.parametrize(("name", "value"), [("what trains", "linear probe"), ("blocks", 3)])
+def test_trained_layers_change_with_each_control(name, value):
+    box = widgets.trained_layers()
+    before = picture(box).value, alternative_text(box)
+    control = next(c for label, c in controls(box).items() if label.startswith(name))
+    assert control.style.description_width == "initial"
+    control.value = value
+    assert picture(box).value != before[0]
+    assert alternative_text(box) != before[1]
+
+
+def trained_share(pattern, num_layers) -> list[float]:
+    """Layers in epoch 0, epochs and layers at the end, and millions at both ends and of all."""
+    alt = widgets.draw_trained_layers(pattern, num_layers)[1]
+    layers = re.search(r"(\d+) of \d+ layers train in epoch 0 and (\d+) in epoch", alt)
+    millions = re.search(r"([\d.]+) million in .* and ([\d.]+) million .* of ([\d.]+) million", alt)
+    return [float(value) for value in (*layers.groups(), *millions.groups())]
+
+
+def test_trained_layers_of_bert_base_are_those_of_its_patterns():
+    # transformers counts 109 483 778 parameters in BERT-base with two classes.
+    assert trained_share("full fine-tuning", 12) == [14, 14, 109.5, 109.5, 109.5]
+    assert trained_share("linear probe", 12) == [1, 1, 0.6, 0.6, 109.5]
+    assert trained_share("gradual unfreezing", 12) == [1, 14, 0.6, 109.5, 109.5]
+    assert trained_share("freeze the bottom half", 12)[:2] == [7, 7]
+
+
+@pytest.mark.parametrize("pattern", widgets.PATTERNS)
+@pytest.mark.parametrize("num_layers", [1, 2, 24])
+def test_trained_layers_can_be_drawn_everywhere(pattern, num_layers):
+    figure, alt = widgets.draw_trained_layers(pattern, num_layers)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[0] == "embeddings" and names[-1] == "head" and "nan" not in alt
+
+
+def test_sizes_of_bert_base_are_those_of_transformers():
+    with torch.device("meta"):
+        model = BertForSequenceClassification(BertConfig())
+    sizes = {
+        widgets.EMBEDDING_SIZE: model.bert.embeddings,
+        widgets.BLOCK_SIZE: model.bert.encoder.layer[0],
+    }
+    for size, module in sizes.items():
+        assert sum(parameter.numel() for parameter in module.parameters()) == size
+    assert model.num_parameters() == sum(
+        (widgets.EMBEDDING_SIZE, 12 * widgets.BLOCK_SIZE, widgets.HEAD_SIZE)
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 3.0), ("bins", 4)])
+def test_reliability_diagram_changes_with_each_control(name, value):
+    box = widgets.reliability_diagram()
+    before = picture(box).value, alternative_text(box)
+    control = next(c for label, c in controls(box).items() if label.startswith(name))
+    control.value = value
+    assert picture(box).value != before[0] and alternative_text(box) != before[1]
+    assert control.style.description_width == "initial"
+
+
+@pytest.mark.parametrize("temperature", [0.5, 5.0])
+@pytest.mark.parametrize("bins", [1, 50])
+def test_reliability_diagram_can_be_drawn_everywhere(temperature, bins):
+    figure, alt = widgets.draw_reliability_diagram(temperature, bins)
+    assert f"{bins} bins" in alt and "nan" not in alt
+    right, many = figure.axes
+    shares = [bar.get_height() for bar in many.patches]
+    assert len(shares) == bins and sum(shares) == pytest.approx(1)
+    assert all(0 <= bar.get_height() <= 1 for bar in right.patches)
+
+
+def told(temperature, bins) -> dict[str, float]:
+    """The numbers in the text of the reliability diagram."""
+    alt = widgets.draw_reliability_diagram(temperature, bins)[1]
+    names = ("Mean confidence", "accuracy", "calibration error", "loss")
+    return {name: float(re.search(rf"{name} (\d+\.\d+)", alt)[1]) for name in names}
+
+
+def test_reliability_diagram_tells_the_notebooks_story():
+    cold, right, hot = (told(temperature, 10) for temperature in (1.0, 2.5, 5.0))
+    assert cold["Mean confidence"] > cold["accuracy"] + 0.1  # as it comes out of the model
+    assert abs(right["Mean confidence"] - right["accuracy"]) < 0.03
+    assert hot["Mean confidence"] < hot["accuracy"] - 0.1
+    assert right["calibration error"] < min(cold["calibration error"], hot["calibration error"]) / 2
+    assert right["loss"] < min(cold["loss"], hot["loss"])
+    assert cold["accuracy"] == right["accuracy"] == hot["accuracy"]
+    assert told(1.8, 1)["calibration error"] < told(1.8, 50)["calibration error"]

@@ -278,12 +278,21 @@ def no_rate_for_the_embeddings(base_lr, num_layers, decay=2.6):
 
 
 @layerwise_lrs.mistake(
-    "one rate is missing: the head's",
-    why="there are num_layers + 2 of them: the head has parameters as well.",
-    look_at="how many entries has your list for one block?",
+    "one rate is missing: base_lr has to be there twice, for the top block and for the head",
+    why="there are num_layers + 2 of them: the embeddings', one a block, and the head's.",
+    look_at="how many entries has your list for one block, and whose is each of them?",
 )
-def no_rate_for_the_head(base_lr, num_layers, decay=2.6):
+def base_lr_once_only(base_lr, num_layers, decay=2.6):
     return [base_lr / decay ** (num_layers - layer) for layer in range(num_layers + 1)]
+
+
+@layerwise_lrs.mistake(
+    "the head is put at l = L + 1, so its rate is above base_lr",
+    why="the formula is for the blocks; the head has base_lr, the highest rate that there is.",
+    look_at="the exponent of your last entry.",
+)
+def head_one_step_above(base_lr, num_layers, decay=2.6):
+    return [base_lr / decay ** (num_layers - layer) for layer in range(num_layers + 2)]
 
 
 # parameter_groups: what counts is which rate and decay each parameter gets, not how many groups
@@ -317,6 +326,9 @@ def _groups_case(kind, generator, model, depth, decay, frozen=()):
     name = MODELS[model].__name__
     untied = ", tie_word_embeddings=False" if model == "untied masked LM" else ""
     rest = f"base_lr {number(arguments['base_lr'])}, decay {number(decay)}"
+    if kind == "default":
+        arguments |= {"decay": DEFAULT_DECAY, "weight_decay": 0.01}
+        rest = f"base_lr {number(arguments['base_lr'])}, nothing else given"
     text = f"{name} with {depth} blocks{untied}, {rest}"
     if frozen:
         text += f"; frozen: names with {' or '.join(frozen)}"
@@ -331,6 +343,7 @@ def _groups_cases(seed):
         _groups_case("plain", generator, "classifier", depth, decay),
         _groups_case("plain", generator, "masked LM", depth + 1, 2.6),
         _groups_case("frozen", generator, "classifier", depth, decay, frozen),
+        _groups_case("default", generator, "classifier", depth, DEFAULT_DECAY),
         _groups_case("plain", generator, "classifier", _whole(generator, 11, 12), 1.3),
     ]
 
@@ -350,20 +363,21 @@ def _observe_groups(answer, case, forbidden=frozenset()) -> Observation:
     """Record, for every parameter of a small model, the rates and decays that it gets.
 
     The output has `trainable` (names), `frozen` (names), `placed` (name -> a [lr, weight_decay]
-    for each time that it is in a group), and `strangers` (tensors that are no parameters of the
-    model); or `malformed`, what came instead of groups.
+    for each time that it is in a group), `strangers` (tensors that are no parameters of the
+    model) and `switched` (names whose requires_grad the answer has changed); or `malformed`, what
+    came instead of groups. In a case of kind "default" only base_lr is given.
     """
 
-    given = case.arguments
+    built = [case.arguments[name] for name in ("model", "num_layers", "frozen")]
     with torch.random.fork_rng():
-        model = _small_bert(given["model"], given["num_layers"], given["frozen"])
+        model = _small_bert(*built)
 
     def steps(arguments):
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         trainable = [name for name, p in model.named_parameters() if p.requires_grad]
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-        settings = (arguments[name] for name in ("base_lr", "decay", "weight_decay"))
-        groups = answer(model, *settings)
+        given = ("base_lr",) if case.kind == "default" else ("base_lr", "decay", "weight_decay")
+        groups = answer(model, *(arguments[name] for name in given))
         listed = _listed(groups)
         if listed is None:
             return {"malformed": describe(plain(groups))}
@@ -382,11 +396,13 @@ def _observe_groups(answer, case, forbidden=frozenset()) -> Observation:
                     continue
                 settings = [plain(group.get(key)) for key in ("lr", "weight_decay")]
                 placed[names[id(parameter)]].append(settings)
+        now = {name for name, p in model.named_parameters() if p.requires_grad}
         return {
             "trainable": trainable,
             "frozen": frozen,
             "placed": placed,
             "strangers": strangers,
+            "switched": sorted(now.symmetric_difference(trainable)),
         }
 
     return observe_steps(steps, answer, case, forbidden)
@@ -420,6 +436,7 @@ class Placing(NamedTuple):
     frozen: list[str]
     placed: dict[str, list]  # name -> [[lr, weight_decay], ...]
     strangers: int
+    switched: list[str]
 
     @property
     def missing(self) -> set[str]:
@@ -472,8 +489,8 @@ def _placing(case: Case, seen: Observation) -> Placing | None:
     if seen.error or "placed" not in seen.output:
         return None
     settings = (case.arguments[n] for n in ("num_layers", "base_lr", "decay", "weight_decay"))
-    found = (seen.output[name] for name in ("trainable", "frozen", "placed", "strangers"))
-    return Placing(*settings, *found)
+    names = ("trainable", "frozen", "placed", "strangers", "switched")
+    return Placing(*settings, *(seen.output[name] for name in names))
 
 
 def _about_placing(name: str, points: float, test: Callable, kinds=()) -> Property:
@@ -544,9 +561,11 @@ def _shown(value, key: str) -> str:
 
 def _test_frozen(placing: Placing) -> Failure | None:
     handed_over = {name for name in placing.frozen if placing.placed[name]}
-    if not handed_over:
-        return None
-    return Failure("no frozen parameter in a group", _some(handed_over))
+    if handed_over:
+        return Failure("no frozen parameter in a group", _some(handed_over))
+    if placing.switched:
+        return Failure("requires_grad as it was", f"changed: {_some(set(placing.switched))}")
+    return None
 
 
 parameter_groups = Exercise(
@@ -586,6 +605,12 @@ def _first_not_once(placings: Sequence[Placing]) -> Placing:
     return next(p for p in placings if p.missing or p.twice or p.strangers)
 
 
+def _only_twice(placings: Sequence[Placing]) -> bool:
+    """Whether the message tells of parameters in two groups, and nothing else is wrong there."""
+    first = _first_not_once(placings)
+    return bool(first.twice) and not first.missing and not any(p.strangers for p in placings)
+
+
 def _has_decay(placing: Placing) -> bool:
     return placing.decay != 1
 
@@ -598,13 +623,18 @@ def _behind_ten(placing: Placing) -> set[str]:
     return {n for n in placing.trainable if MANY_BLOCKS < placing.layer(n) <= placing.depth}
 
 
+def _confuses_blocks(placings: Sequence[Placing]) -> bool:
+    """Whether blocks with numbers of two digits are missing or twice, and nothing in others."""
+    return _all_where(
+        placings, _deep, lambda p: _behind_ten(p) in (p.twice, p.missing | p.twice)
+    ) and not any(p.missing or p.twice for p in placings if not _deep(p))
+
+
 @_placing_mistake(
     '"layer.1" is also in "layer.10" and "layer.11"',
     why="with more than ten blocks, the top ones are taken for the second one as well.",
     look_at="what follows the number of the block in a parameter's name?",
-    when=lambda placings: _all_where(
-        placings, _deep, lambda p: _behind_ten(p) in (p.twice, p.missing | p.twice)
-    ),
+    when=_confuses_blocks,
     fails="every parameter once",
 )
 def confuses_layer_1_and_10(model, base_lr, decay=2.6, weight_decay=0.01):
@@ -627,7 +657,10 @@ def confuses_layer_1_and_10(model, base_lr, decay=2.6, weight_decay=0.01):
     '"layer.1" is also in "layer.10" and "layer.11", so the top blocks get the second one\'s rate',
     why="with more than ten blocks, some of the highest would learn as slowly as the lowest.",
     look_at="what follows the number of the block in a parameter's name?",
-    when=lambda placings: _all_where(placings, _deep, lambda p: p.wrong_rates == _behind_ten(p)),
+    when=lambda placings: (
+        _all_where(placings, _deep, lambda p: p.wrong_rates == _behind_ten(p))
+        and not any(p.wrong_rates for p in placings if not _deep(p))
+    ),
     fails="learning rates",
 )
 def takes_layer_10_for_1(model, base_lr, decay=2.6, weight_decay=0.01):
@@ -675,8 +708,35 @@ def loses_the_first_block(model, base_lr, decay=2.6, weight_decay=0.01):
 
 
 @_placing_mistake(
+    "the top block is in no group",
+    why="it would stay as pre-training left it, while all layers around it learn.",
+    look_at="where does your range over the blocks end, and what is the last one called?",
+    when=lambda placings: _all_where(
+        placings,
+        lambda p: any(p.layer(name) == p.depth for name in p.trainable),
+        lambda p: p.missing == {n for n in p.trainable if p.layer(n) == p.depth},
+    ),
+    fails="every parameter once",
+)
+def loses_the_top_block(model, base_lr, decay=2.6, weight_decay=0.01):
+    depth = model.config.num_hidden_layers
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    layers = [[(n, p) for n, p in named if "embeddings" in n]]
+    layers += [[(n, p) for n, p in named if f".layer.{i - 1}." in n] for i in range(1, depth)]
+    layers += [[], [(n, p) for n, p in named if "embeddings" not in n and ".layer." not in n]]
+    groups = []
+    for layer, members in enumerate(layers):
+        lr = base_lr / decay ** max(0, depth - layer)
+        matrices = [p for _, p in members if p.ndim > 1]
+        rest = [p for _, p in members if p.ndim <= 1]
+        groups.append({"params": matrices, "lr": lr, "weight_decay": weight_decay})
+        groups.append({"params": rest, "lr": lr, "weight_decay": 0.0})
+    return groups
+
+
+@_placing_mistake(
     "part of what lies behind the blocks is in no group (a pooler, say, or another head)",
-    why="what no group holds keeps its random start, and nothing tells you.",
+    why="what no group holds never learns, and nothing tells you.",
     look_at="which names are neither embeddings nor in a block? Let your code take all of them.",
     when=lambda placings: (
         bool(_first_not_once(placings).missing)
@@ -712,9 +772,7 @@ TIED = {"bert.embeddings.word_embeddings.weight", "cls.predictions.bias"}
     why="the output layer of a masked LM is the word embedding itself: one tensor under two "
     "names. An optimiser refuses it twice, or moves it twice.",
     look_at="which modules share a tensor, and does model.named_parameters() list it twice?",
-    when=lambda placings: (
-        not _first_not_once(placings).missing and all(p.twice <= TIED for p in placings)
-    ),
+    when=lambda placings: _only_twice(placings) and all(p.twice <= TIED for p in placings),
     fails="every parameter once",
 )
 def tied_weight_in_two_groups(model, base_lr, decay=2.6, weight_decay=0.01):
@@ -740,7 +798,7 @@ def tied_weight_in_two_groups(model, base_lr, decay=2.6, weight_decay=0.01):
     why="an optimiser refuses a parameter that is in two groups.",
     look_at="does your list of all parameters have those of the head in it already?",
     when=lambda placings: (
-        not _first_not_once(placings).missing
+        _only_twice(placings)
         and all(p.layer(name) > p.depth or name in TIED for p in placings for name in p.twice)
     ),
     fails="every parameter once",
@@ -873,15 +931,10 @@ def group_decay_is_fixed(model, base_lr, decay=2.6, weight_decay=0.01):
     "the blocks count from 0 as in their names, so each is one step too low",
     why="layer.0 is block 1 of the formula; the top block, l = L, learns as fast as the head.",
     look_at="which l has the block called layer.0, and which l is left for the embeddings?",
-    when=lambda placings: _all_where(
-        placings,
-        _has_decay,
-        lambda p: all(
-            _near(rate, p.rate(name) / p.decay)
-            for name in p.trainable
-            for rate in p.rates(name)
-            if 0 < p.layer(name) <= p.depth
-        ),
+    when=_has_rates(
+        lambda p, layer: (
+            p.base_lr / p.decay ** (p.depth - max(0, layer - 1) if layer <= p.depth else 0)
+        )
     ),
     fails="learning rates",
 )
@@ -896,6 +949,30 @@ def blocks_one_step_low(model, base_lr, decay=2.6, weight_decay=0.01):
             layer = int(name.split(".layer.")[1].split(".")[0])
         strength = weight_decay if parameter.ndim > 1 else 0.0
         lr = base_lr / decay ** (depth - layer)
+        groups.append({"params": [parameter], "lr": lr, "weight_decay": strength})
+    return groups
+
+
+@_placing_mistake(
+    "the top block is decayed too: everything below the head is one step too low",
+    why="with l = L the exponent L - l is 0, so the top block learns as fast as the head.",
+    look_at="the exponent of the top block. From which number do you count down?",
+    when=_has_rates(
+        lambda p, layer: p.base_lr / p.decay ** (p.depth + 1 - layer if layer <= p.depth else 0)
+    ),
+    fails="learning rates",
+)
+def all_below_the_head_one_step_low(model, base_lr, decay=2.6, weight_decay=0.01):
+    head = model.config.num_hidden_layers + 1
+    groups = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = 0 if "embeddings" in name else head
+        if ".layer." in name:
+            layer = int(name.split(".layer.")[1].split(".")[0]) + 1
+        strength = weight_decay if parameter.ndim > 1 else 0.0
+        lr = base_lr / decay ** (head - layer)
         groups.append({"params": [parameter], "lr": lr, "weight_decay": strength})
     return groups
 
@@ -933,14 +1010,45 @@ def embeddings_with_the_first_block(model, base_lr, decay=2.6, weight_decay=0.01
     return groups
 
 
+def _wrong_only_in_the_head(placings: Sequence[Placing], holds: Callable) -> bool:
+    """Whether all wrong rates, and there are some, are the head's: holds(placing, rate)."""
+    wrong = [(p, name) for p in placings for name in p.wrong_rates]
+    return bool(wrong) and all(
+        p.layer(name) > p.depth
+        and _as_number(rate) is not None
+        and (_near(rate, p.base_lr) or holds(p, _as_number(rate)))
+        for p, name in wrong
+        for rate in p.rates(name)
+    )
+
+
+@_placing_mistake(
+    "the head is put at l = L + 1, so its rate is above base_lr",
+    why="the formula is for the blocks; the head has base_lr, the highest rate that there is.",
+    look_at="which l, or which exponent, does your code give the head?",
+    when=lambda placings: _wrong_only_in_the_head(placings, lambda p, rate: rate > p.base_lr),
+    fails="learning rates",
+)
+def head_group_one_step_above(model, base_lr, decay=2.6, weight_decay=0.01):
+    depth = model.config.num_hidden_layers
+    groups = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = 0 if "embeddings" in name else depth + 1
+        if ".layer." in name:
+            layer = int(name.split(".layer.")[1].split(".")[0]) + 1
+        strength = weight_decay if parameter.ndim > 1 else 0.0
+        lr = base_lr / decay ** (depth - layer)
+        groups.append({"params": [parameter], "lr": lr, "weight_decay": strength})
+    return groups
+
+
 @_placing_mistake(
     "part of what lies behind the blocks (a pooler, say) has a rate below base_lr",
     why="all of it belongs to the head: it is what has most to learn, and keeps the full rate.",
     look_at="which names are neither embeddings nor in a block, and where does your code put them?",
-    when=lambda placings: (
-        any(p.wrong_rates for p in placings)
-        and all(p.layer(name) > p.depth for p in placings for name in p.wrong_rates)
-    ),
+    when=lambda placings: _wrong_only_in_the_head(placings, lambda p, rate: rate < p.base_lr),
     fails="learning rates",
 )
 def pooler_below_the_head(model, base_lr, decay=2.6, weight_decay=0.01):
@@ -1093,7 +1201,7 @@ def decays_nothing(model, base_lr, decay=2.6, weight_decay=0.01):
 
 @_placing_mistake(
     "frozen parameters are handed to the optimiser",
-    why="they may have a gradient or a momentum from before, and then weight decay moves them.",
+    why="a gradient that is left from before would move them, and weight decay along with it.",
     look_at="how do you see from a parameter that it is frozen?",
     when=lambda placings: any(p.placed[name] for p in placings for name in p.frozen),
     fails="frozen parameters",
@@ -1114,32 +1222,35 @@ def hands_over_frozen(model, base_lr, decay=2.6, weight_decay=0.01):
 # warmup_then_decay: a case is a stretch of steps, each a call of its own.
 
 
-def _schedule_case(kind, steps, warmup, total, shape):
-    text = f"warmup_steps {warmup}, total_steps {total}, shape {shape!r}"
-    arguments = {
-        "steps": list(steps), "warmup_steps": warmup, "total_steps": total, "shape": shape,
-    }  # fmt: skip
-    return Case(kind, arguments, text=text)
+def _schedule_case(kind, steps, warmup, total, shape=None):
+    """A case; without a shape the answer is called without one."""
+    arguments = {"steps": list(steps), "warmup_steps": warmup, "total_steps": total}
+    if shape is not None:
+        arguments["shape"] = shape
+    given = "no shape given" if shape is None else f"shape {shape!r}"
+    return Case(kind, arguments, text=f"warmup_steps {warmup}, total_steps {total}, {given}")
 
 
 def _schedule_cases(seed):
     generator = torch.Generator().manual_seed(seed)
     warmup = _whole(generator, 4, 7)
     total = warmup + 2 * _whole(generator, 5, 9) + 1
+    long = warmup + 4  # a warm-up that is most of the run
     after = range(warmup, total)
     beyond = [total, total + 1, total + 3, 2 * total, 5 * total + 2]
     return [
         _schedule_case("warm-up", range(warmup), warmup, total, "linear"),
         _schedule_case("warm-up", range(warmup), warmup, total, "cosine"),
+        _schedule_case("warm-up", range(long), long, long + 2, "linear"),
         _schedule_case("linear", after, warmup, total, "linear"),
         _schedule_case("cosine", after, warmup, total, "cosine"),
+        _schedule_case("default", after, warmup, total),
         _schedule_case("end", beyond, warmup, total, "linear"),
         _schedule_case("end", beyond, warmup, total, "cosine"),
         _schedule_case("no warm-up", range(total), 0, total, "linear"),
         _schedule_case("no warm-up", range(total), 0, total, "cosine"),
-        # Step `total` is left out: many good answers give the peak there.
-        _schedule_case("only warm-up", [*range(total), total + 1], total, total, "linear"),
-        _schedule_case("only warm-up", [*range(total), total + 1], total, total, "cosine"),
+        _schedule_case("only warm-up", range(total + 2), total, total, "linear"),
+        _schedule_case("only warm-up", range(total + 2), total, total, "cosine"),
     ]
 
 
@@ -1155,13 +1266,14 @@ def _hidden_schedule_cases(seed):
         _schedule_case("cosine", [total - 1], total - 1, total, "cosine"),
         _schedule_case("end", [total, total + 1], warmup, total, "cosine"),
         _schedule_case("one step", [0, 1, 2], 0, 1, "linear"),
+        _schedule_case("only warm-up", [0, 1, 2], 1, 1, "cosine"),
     ]
 
 
 def _observe_schedule(answer, case, forbidden=frozenset()) -> Observation:
     def steps(arguments):
-        settings = [arguments[name] for name in ("warmup_steps", "total_steps", "shape")]
-        return [answer(step, *settings) for step in arguments["steps"]]
+        stretch, *settings = arguments.values()
+        return [answer(step, *settings) for step in stretch]
 
     return observe_steps(steps, answer, case, forbidden)
 
@@ -1173,15 +1285,26 @@ def _test_share(case: Case, observed: Observation, expected: Observation) -> Fai
     return None
 
 
+def _accepted(case: Case, step: int, right: float) -> tuple[float, ...]:
+    """The shares that are right at a step; the formulas leave a choice at one alone.
+
+    In a run that is all warm-up, its last step is both where the warm-up has got to the peak and
+    where the run is over. No optimiser step is taken with that rate.
+    """
+    only_warm_up = step == case.arguments["warmup_steps"] == case.arguments["total_steps"]
+    return (0.0, 1.0) if only_warm_up else (right,)
+
+
 def _schedule_property(name: str, points: float, kinds: tuple[str, ...]) -> Property:
     def test(case: Case, observed: Observation, expected: Observation) -> Failure | None:
         runs = zip(case.arguments["steps"], expected.output, observed.output, strict=True)
         for step, wanted, got in runs:
+            right = _accepted(case, step, wanted)
             # A cosine in float32 is right to about 1e-7 of its largest value.
-            if not _near(got, wanted, atol=1e-5):
+            if not any(_near(got, share, atol=1e-5) for share in right):
                 found = _as_number(got)
                 shown = describe(got) if found is None else number(found)
-                return Failure(f"{number(wanted)} at step {step}", shown)
+                return Failure(f"{' or '.join(map(number, right))} at step {step}", shown)
         return None
 
     return Property(name, points, test, kinds=kinds)
@@ -1195,7 +1318,7 @@ warmup_then_decay = Exercise(
     properties=(
         Property("number", 0.5, _test_share, kinds=("warm-up", "linear")),
         _schedule_property("warm-up", 1, ("warm-up",)),
-        _schedule_property("decay", 1, ("linear", "cosine")),
+        _schedule_property("decay", 1, ("linear", "cosine", "default")),
         _schedule_property("the end", 0.5, ("end",)),
         _schedule_property("no warm-up", 0.5, ("no warm-up", "one step")),
         _schedule_property("nothing but warm-up", 0.5, ("only warm-up",)),
@@ -1212,22 +1335,18 @@ def _fall(shape: str, over: float) -> float:
 def _schedule_mistake(sentence: str, why: str, look_at: str, fails: str, wrong: Callable, kinds=()):
     """A mistake by what it gives: wrong(step, warmup, total, shape) -> share, in these kinds."""
 
+    def gives(case: Case, seen: Observation, rule: Callable) -> bool:
+        stretch, *settings = case.arguments.values()
+        shares = zip(stretch, seen.output, strict=True)
+        return all(_near(got, rule(step, *settings), atol=1e-5) for step, got in shares)
+
     def recognise(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
-        differs = False
-        for case, seen in zip(cases, observations, strict=True):
-            if case.kind not in kinds:
-                continue
-            if seen.error:
-                return False
-            settings = [case.arguments[n] for n in ("warmup_steps", "total_steps", "shape")]
-            for step, got in zip(case.arguments["steps"], seen.output, strict=True):
-                right = schedules.warmup_then_decay(step, *settings)
-                theirs = wrong(step, *settings)
-                # In one shape alone is the same mistake; then the other one is right.
-                if not _near(got, theirs, atol=1e-5) and not _near(got, right, atol=1e-5):
-                    return False
-                differs |= not _near(got, right, atol=1e-5)
-        return differs
+        asked = [p for p in zip(cases, observations, strict=True) if p[0].kind in kinds]
+        if any(seen.error for _, seen in asked):
+            return False
+        # In one shape alone is the same mistake; then all cases of the other one are right.
+        differing = [pair for pair in asked if not gives(*pair, schedules.warmup_then_decay)]
+        return bool(differing) and all(gives(*pair, wrong) for pair in differing)
 
     return warmup_then_decay.mistake(sentence, why, look_at, recognise, fails)
 
@@ -1235,7 +1354,7 @@ def _schedule_mistake(sentence: str, why: str, look_at: str, fails: str, wrong: 
 @_schedule_mistake(
     "the rate never leaves 0 during the warm-up",
     why="the whole warm-up is wasted, and then the rate jumps to its peak: no warm-up at all.",
-    look_at="what does your division give in Python for 3 and 10: 0.3, or 0?",
+    look_at="what does your code give at step 3 of a warm-up of 10 steps?",
     fails="warm-up",
     wrong=lambda step, warmup, total, shape: 0.0,
     kinds=("warm-up",),
@@ -1294,6 +1413,20 @@ def warms_up_over_the_whole_run(step, warmup_steps, total_steps, shape="linear")
 def never_warms_up(step, warmup_steps, total_steps, shape="linear"):
     over = min(1.0, step / total_steps)
     return 1 - over if shape == "linear" else (1 + math.cos(math.pi * over)) / 2
+
+
+@_schedule_mistake(
+    "the decay counts from step 0, so it cuts the top off the warm-up",
+    why="the rate never gets to its peak.",
+    look_at="which share of the decay is over at the step at which the warm-up ends?",
+    fails="warm-up",
+    wrong=lambda step, warmup, total, shape: min(step / warmup, _fall(shape, step / total)),
+    kinds=("warm-up",),
+)
+def decay_cuts_into_the_warm_up(step, warmup_steps, total_steps, shape="linear"):
+    over = min(1.0, step / total_steps)
+    fall = 1 - over if shape == "linear" else (1 + math.cos(math.pi * over)) / 2
+    return fall if warmup_steps == 0 else min(step / warmup_steps, fall)
 
 
 @_schedule_mistake(
@@ -1663,14 +1796,19 @@ class _Watched(nn.Module):
             for parameter, weight in zip(self.parameters(), weights, strict=True):
                 parameter.copy_(weight)
         self.sizes, self.order, self.overflows = [], [], overflows
+        self.was_in_evaluation_mode = False
 
     def forward(self, inputs):
         self.sizes.append(len(inputs))
+        self.note_mode()
         logits = self.head(torch.tanh(self.first(inputs)))
         if logits.requires_grad:
             self.order.append("F")
             logits.register_hook(self._backward)
         return logits
+
+    def note_mode(self):
+        self.was_in_evaluation_mode |= not self.training
 
     def _backward(self, gradient):
         self.order.append("B")
@@ -1702,6 +1840,7 @@ class _Run:
         """The change of all weights in one call."""
         before = self.weights()
         answer(self.model, *self.data, self.optimizer, self.scheduler, self.scaler, self.clip_norm)
+        self.model.note_mode()
         after = self.weights()
         return torch.cat([(b - a).flatten() for a, b in zip(before, after, strict=True)])
 
@@ -1711,8 +1850,9 @@ def _observe_step(answer, case, forbidden=frozenset()) -> Observation:
 
     The output has `change` (of the weights, in the last call) and `fresh_change` (of another model
     that starts with the same weights, and without gradients), `sizes` (of the micro-batches),
-    `order` ("FBFB"), `rates` (of the optimiser's steps), `scale` (by which factor the scaler's has
-    changed) and `schedule_steps` (how often the scheduler moved on).
+    `order` ("FBFB"), `evaluation_mode` (whether the model, in training mode at first, was put into
+    it), `rates` (of the optimiser's steps), `scale` (by which factor the scaler's has changed) and
+    `schedule_steps` (how often the scheduler moved on).
     """
 
     def steps(arguments):
@@ -1731,6 +1871,7 @@ def _observe_step(answer, case, forbidden=frozenset()) -> Observation:
             "fresh_change": fresh_change,
             "sizes": run.model.sizes,
             "order": "".join(run.model.order),
+            "evaluation_mode": run.model.was_in_evaluation_mode,
             "rates": run.rates,
             "scale": run.scaler.get_scale() / scale,
             "schedule_steps": run.scheduler.last_epoch,
@@ -1795,12 +1936,14 @@ def _compare_changes(got: torch.Tensor, wanted: torch.Tensor) -> Failure | None:
     return Failure(expected, number(got.norm()))
 
 
-def _test_one_at_a_time(case, observed: Observation, expected: Observation) -> Failure | None:
+def _test_calls(case, observed: Observation, expected: Observation) -> Failure | None:
     size, sizes = case.arguments["micro_batch_size"], observed.output["sizes"]
     if max(sizes, default=0) != min(size, len(case.arguments["inputs"])):
         return Failure(f"{size} examples at a time", f"{max(sizes, default=0)} in a forward pass")
     if "BB" in observed.output["order"]:
         return Failure("a backward pass per micro-batch", "one through several of them")
+    if observed.output["evaluation_mode"]:
+        return Failure("the model in training mode, as it was given", "in evaluation mode")
     return None
 
 
@@ -1846,7 +1989,7 @@ accumulated_step = Exercise(
             "unequal micro-batches", 1, ("unequal", "labels missing", "more than there are")
         ),
         _change_property("a micro-batch without labels", 0.5, ("no labels",)),
-        Property("one at a time", 0.5, _test_one_at_a_time, kinds=("equal", "unequal")),
+        Property("calls of the model", 0.5, _test_calls, kinds=("equal", "unequal")),
         _change_property("clipping", 1, CLIPPING),
         Property("overflow", 0.5, _test_overflow, kinds=("overflow",)),
         Property("schedule", 0.5, _test_schedule, kinds=("schedule",)),
@@ -2041,21 +2184,59 @@ def zeroes_every_micro_batch(
     scheduler.step()
 
 
-@_step_mistake(
-    "the loss is not scaled, but its gradients are unscaled",
-    why="every gradient is divided by a factor that it was never multiplied with.",
-    look_at="which method of the scaler does the loss go through before backward()?",
+def _updates_before_the_step(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+    """Whether the step is too small by the scale, and a second call finds the first one open."""
+    seen_in = {case.kind: (case, seen) for case, seen in zip(cases, observations, strict=True)}
+    case, seen = seen_in["one micro-batch"]
+    overflow, second = seen_in["overflow"][1], seen_in["two calls in a row"][1]
+    if seen.error or overflow.error:
+        return False
+    right = _observe_step(_reference_step, case).output["change"]
+    unscaled_twice = _alike(SCALE * seen.output["change"], right)
+    updated = overflow.output["scale"] == 0.5
+    return unscaled_twice and updated and "called after step()" in second.error
+
+
+@accumulated_step.mistake(
+    "update() of the scaler comes before its step(), which divides by the scale once more then",
+    why="update() ends a step: it forgets that the gradients have been unscaled, and they come out "
+    "too small by the scale.",
+    look_at="which of the calls of the scaler has to be the last one?",
+    recognise=_updates_before_the_step,
     fails="equal micro-batches",
-    kinds=("one micro-batch", "equal"),
 )
-def backward_without_scaling(
+def updates_before_the_step(
     model, inputs, labels, micro_batch_size, optimizer, scheduler, scaler, clip_norm
 ):
     optimizer.zero_grad()
     total = (labels != -100).sum()
-    scaler.scale(torch.zeros(()))
     for x, y in zip(inputs.split(micro_batch_size), labels.split(micro_batch_size), strict=True):
-        (F.cross_entropy(model(x), y, reduction="sum") / total).backward()
+        loss = F.cross_entropy(model(x), y, reduction="sum") / total
+        scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.update()
+    scaler.step(optimizer)
+    scheduler.step()
+
+
+@_step_mistake(
+    "the gradients are divided by the scale once too often",
+    why="the step is smaller by the scale, thousands of times in float16.",
+    look_at="does every loss go through scale() right before its backward()? And which of your "
+    "lines divide by the scale, step() of the scaler included?",
+    fails="equal micro-batches",
+    kinds=("one micro-batch", "equal"),
+)
+def unscales_once_too_often(
+    model, inputs, labels, micro_batch_size, optimizer, scheduler, scaler, clip_norm
+):
+    optimizer.zero_grad()
+    total = (labels != -100).sum()
+    for x, y in zip(inputs.split(micro_batch_size), labels.split(micro_batch_size), strict=True):
+        loss = F.cross_entropy(model(x), y, reduction="sum") / total
+        scaler.scale(loss)
+        loss.backward()
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     scaler.step(optimizer)
@@ -2103,19 +2284,75 @@ def never_steps(model, inputs, labels, micro_batch_size, optimizer, scheduler, s
     scheduler.step()
 
 
+UNSCALED_BEFORE = "unscale_() has already been called"  # what torch says
+
+
+def _stops_with(kind: str, *messages: str) -> Callable:
+    """Recognises an answer that stops in a case of a kind with one of torch's messages."""
+
+    def recognise(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+        return any(
+            message in seen.error
+            for case, seen in zip(cases, observations, strict=True)
+            if case.kind == kind
+            for message in messages
+        )
+
+    return recognise
+
+
 @accumulated_step.mistake(
-    "there is no gradient any more when the step is to be taken",
-    why="zero_grad() after the backward passes throws away what they have computed, and a "
-    "GradScaler refuses to step then.",
-    look_at="what lies between the last backward() and the step?",
-    recognise=lambda cases, observations: any(
-        "No inf checks were recorded" in seen.error
-        for case, seen in zip(cases, observations, strict=True)
-        if case.kind == "one micro-batch"
-    ),
+    "no loss has been through scale() of the scaler when its unscale_() or step() is called",
+    why="they would divide the gradients by a factor that was never there, so the scaler refuses.",
+    look_at="which method of the scaler does a loss go through before its backward()?",
+    recognise=_stops_with("one micro-batch", "Attempted unscale_ but", "Attempted step but"),
     fails="a step is taken",
 )
-def zeroes_before_the_step(
+def never_scales(model, inputs, labels, micro_batch_size, optimizer, scheduler, scaler, clip_norm):
+    optimizer.zero_grad()
+    total = (labels != -100).sum()
+    for x, y in zip(inputs.split(micro_batch_size), labels.split(micro_batch_size), strict=True):
+        (F.cross_entropy(model(x), y, reduction="sum") / total).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    scheduler.step()
+
+
+@accumulated_step.mistake(
+    "update() of the scaler is called, but neither its unscale_() nor its step() before it",
+    why="update() ends a step, once: it chooses the next scale by what these two have found in the "
+    "gradients, and refuses if they have not looked yet.",
+    look_at="which calls of the scaler come before update(), and how often does it run?",
+    recognise=_stops_with("one micro-batch", "recorded prior to update", "Attempted update but"),
+    fails="a step is taken",
+)
+def updates_too_early(
+    model, inputs, labels, micro_batch_size, optimizer, scheduler, scaler, clip_norm
+):
+    optimizer.zero_grad()
+    total = (labels != -100).sum()
+    for x, y in zip(inputs.split(micro_batch_size), labels.split(micro_batch_size), strict=True):
+        loss = F.cross_entropy(model(x), y, reduction="sum") / total
+        scaler.scale(loss).backward()
+        scaler.update()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.step(optimizer)
+    scheduler.step()
+
+
+@accumulated_step.mistake(
+    "no gradient has reached the weights when the step is to be taken",
+    why="either zero_grad() has thrown away what backward() computed, or the loss had no link to "
+    "the weights any more (item(), detach(), no_grad()).",
+    look_at="is there anything in .grad right after backward(), and is it still there right before "
+    "the step?",
+    recognise=_stops_with("one micro-batch", "recorded for this optimizer", "not require grad"),
+    fails="a step is taken",
+)
+def no_gradient_at_the_step(
     model, inputs, labels, micro_batch_size, optimizer, scheduler, scaler, clip_norm
 ):
     total = (labels != -100).sum()
@@ -2135,10 +2372,9 @@ def zeroes_before_the_step(
     why="they add up over the micro-batches, so the first ones would be divided again and again; "
     "a GradScaler refuses that.",
     look_at="which of your lines run k times, and which once?",
-    recognise=lambda cases, observations: any(
-        "unscale_() has already been called" in seen.error
-        for case, seen in zip(cases, observations, strict=True)
-        if case.kind == "equal"
+    recognise=lambda cases, observations: (
+        _stops_with("equal", UNSCALED_BEFORE)(cases, observations)
+        and not _stops_with("one micro-batch", UNSCALED_BEFORE)(cases, observations)
     ),
 )
 def unscales_every_micro_batch(
@@ -2294,7 +2530,7 @@ def nan_of_no_labels(
     "the whole batch goes through the model at once",
     why="accumulation is for a batch that does not fit into memory.",
     look_at="how many rows does the model get in one call?",
-    fails="one at a time",
+    fails="calls of the model",
     kinds=("equal",),
     when=lambda case, output: max(output["sizes"], default=0) == len(case.arguments["inputs"]),
 )
@@ -2314,7 +2550,7 @@ def one_large_pass(
     "there is one backward pass for all micro-batches at the end",
     why="until then every graph stays in memory, which is what accumulation is to avoid.",
     look_at="which of your lines run k times, and which once?",
-    fails="one at a time",
+    fails="calls of the model",
     kinds=("equal",),
     when=lambda case, output: "BB" in output["order"],
 )
@@ -2326,6 +2562,31 @@ def one_backward_pass(
     for x, y in zip(inputs.split(micro_batch_size), labels.split(micro_batch_size), strict=True):
         loss = loss + F.cross_entropy(model(x), y, reduction="sum")
     scaler.scale(loss / (labels != -100).sum()).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    scheduler.step()
+
+
+@_step_log_mistake(
+    "the model is put into evaluation mode",
+    why="dropout is off then, in this step or in all that follow; a training step leaves the mode "
+    "as it is.",
+    look_at="which of your lines changes the mode of the model, and do you need it?",
+    fails="calls of the model",
+    kinds=("equal",),
+    when=lambda case, output: output["evaluation_mode"],
+)
+def puts_into_evaluation_mode(
+    model, inputs, labels, micro_batch_size, optimizer, scheduler, scaler, clip_norm
+):
+    model.eval()
+    optimizer.zero_grad()
+    total = (labels != -100).sum()
+    for x, y in zip(inputs.split(micro_batch_size), labels.split(micro_batch_size), strict=True):
+        loss = F.cross_entropy(model(x), y, reduction="sum") / total
+        scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     scaler.step(optimizer)

@@ -13,7 +13,17 @@ from course_lib.checks.judge import judge
 from course_lib.checks.properties import NOTHING, describe, number
 
 # The modules beside this one that hold a bank.
-TOPICS = ("bayes", "mlm", "sentence_pairs", "contrastive", "stability", "layerwise")
+TOPICS = (
+    "bayes",
+    "mlm",
+    "sentence_pairs",
+    "contrastive",
+    "stability",
+    "freezing",
+    "layerwise",
+    "heads",
+    "diagnostics",
+)
 VERDICT = "application/vnd.course.verdict+json"
 WIDTH = 96
 MARGIN = 18  # where the text behind a label starts

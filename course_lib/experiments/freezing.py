@@ -165,8 +165,10 @@ def compare_strategies(out: str | Path, seeds: int = 3, progress: bool = True) -
     `seconds` and `accuracy`. A seed draws the pre-training, the labelled pictures, the head and
     the batches.
     """
-    encoder_of = functools.cache(pretrained_encoder)
-    target_of = functools.lru_cache(maxsize=len(TARGETS))(target)
+    encoder_of = functools.cache(lambda seed: pretrained_encoder(seed, *SOURCE))
+    target_of = functools.lru_cache(len(TARGETS))(
+        lambda name, seed: target(name, seed, max(LABELS))
+    )
     wanted = [
         {"target": name, "strategy": strategy, "labels": labels, "seed": seed}
         for seed in range(seeds)

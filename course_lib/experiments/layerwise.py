@@ -1,7 +1,7 @@
 """Notebook 06: uniform against discriminative learning rates; what warm-up does to the encoder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -15,6 +15,8 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 DECAYS = (1.0, 2.6)
 LABELS, TEST_TEXTS = 100, 1000
 SETTINGS = {"epochs": 8, "batch_size": 16}
+ENCODER = ("bert.embeddings", "bert.encoder")
+HEAD_RATE = 3e-3  # of a head that is trained alone
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,21 @@ def reviews(seed: int, labels: int = LABELS) -> tuple[list[Example], list[Exampl
     return train, examples(splits["test"], TEST_TEXTS)
 
 
-def fine_tuned(train: Sequence[Example], test: Sequence[Example], settings: Settings) -> FineTuned:
-    """Fine-tune the shipped checkpoint, with a head drawn from the settings' seed."""
+def fine_tuned(
+    train: Sequence[Example],
+    test: Sequence[Example],
+    settings: Settings,
+    head_epochs: int = 0,
+) -> FineTuned:
+    """Fine-tune the shipped checkpoint, with a head drawn from the settings' seed.
+
+    head_epochs: for so long the head is trained alone before that, with the encoder frozen.
+    """
     model, _ = bert.load(head="sequence_classification", seed=settings.seed)
+    if head_epochs:
+        alone = replace(settings, epochs=head_epochs, learning_rate=HEAD_RATE, frozen=ENCODER)
+        Trainer(model, alone, train).fit(progress=False)
+        model.requires_grad_(True)
     encoder = [list(layer.values()) for layer in layers_of(model)[:-1]]
     start = [[parameter.detach().clone() for parameter in layer] for layer in encoder]
     drift = []
@@ -109,32 +123,53 @@ def rate_sweep(
 
 
 @dataclass(frozen=True)
-class WarmupDrift:
-    """drift: warm-up share -> (S, T).  accuracy: warm-up share -> (S,)."""
+class Start:
+    """How a run begins.
 
-    drift: dict[float, np.ndarray]
-    accuracy: dict[float, np.ndarray]
+    learning_rate: at the peak.  warmup: share of the steps.  head_epochs: see `fine_tuned`.
+    """
+
+    learning_rate: float = 1e-2
+    warmup: float = 0.0
+    head_epochs: int = 0
+
+
+STARTS = {
+    "no warm-up": Start(),
+    "10 % warm-up": Start(warmup=0.1),
+    "no warm-up, trained head": Start(head_epochs=8),
+    "no warm-up, rate 0.007": Start(learning_rate=7e-3),
+}
+
+
+@dataclass(frozen=True)
+class WarmupDrift:
+    """drift: name of a start -> (S, T), a row a seed.  accuracy: name of a start -> (S,)."""
+
+    drift: dict[str, np.ndarray]
+    accuracy: dict[str, np.ndarray]
 
 
 def warmup_drift(
-    shares: Sequence[float] = (0.0, 0.1),
-    learning_rate: float = 1e-2,
+    starts: Mapping[str, Start] = STARTS,
     seeds: int = 3,
     labels: int = LABELS,
     **changes,
 ) -> WarmupDrift:
-    """How far the encoder moves with a warm-up over a share of the steps, and what comes of it."""
-    runs: dict[float, list[FineTuned]] = {share: [] for share in shares}
-    with tqdm(total=seeds * len(shares), desc="warm-up", leave=False) as bar:
+    """How far the encoder moves when a run begins in several ways, and what comes of it.
+
+    starts: name -> how to begin.  changes: of `trainer.Settings`.
+    """
+    runs: dict[str, list[FineTuned]] = {name: [] for name in starts}
+    with tqdm(total=seeds * len(starts), desc="warm-up", leave=False) as bar:
         for seed in range(seeds):
             texts = reviews(seed, labels)
-            for share in shares:
-                chosen = {"learning_rate": learning_rate, "warmup_fraction": share, "seed": seed}
-                runs[share].append(fine_tuned(*texts, Settings(**SETTINGS | chosen | changes)))
+            for name, start in starts.items():
+                chosen = {"learning_rate": start.learning_rate, "warmup_fraction": start.warmup}
+                settings = Settings(**SETTINGS | chosen | {"seed": seed} | changes)
+                runs[name].append(fine_tuned(*texts, settings, start.head_epochs))
                 bar.update()
     return WarmupDrift(
-        drift={share: np.array([run.drift for run in found]) for share, found in runs.items()},
-        accuracy={
-            share: np.array([run.accuracy for run in found]) for share, found in runs.items()
-        },
+        drift={name: np.array([run.drift for run in found]) for name, found in runs.items()},
+        accuracy={name: np.array([run.accuracy for run in found]) for name, found in runs.items()},
     )
