@@ -108,7 +108,9 @@ def accumulated_step(
         raise ValueError("Nothing in these batches is labelled; every label is -100.")
     scale = scaler.scale if scaler else lambda loss: loss
     optimizer.zero_grad(set_to_none=True)
-    mean = torch.zeros((), device=device)
+    # The same dtype in a process that has no batch.
+    dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+    mean = torch.zeros((), device=device, dtype=dtype)
     for batch, count in zip(batches, counts, strict=True):
         if count == 0:
             continue
