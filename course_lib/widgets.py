@@ -482,7 +482,7 @@ def draw_reliability_diagram(temperature: float, bins: int) -> tuple[Figure, str
     loss = F.nll_loss(probabilities.log(), labels).item()
     accuracy = (probabilities.argmax(dim=1) == labels).double().mean().item()
 
-    titles = [f"calibration error {error:.3f}, loss {loss:.2f} nats", f"accuracy {accuracy:.2f}"]
+    titles = [f"calibration error {error:.3f}, loss {loss:.4f} nats", f"accuracy {accuracy:.2f}"]
     figure, [right, many] = plots.panels(2, titles)
     left = np.arange(bins) / bins
     bars = {"width": 1 / bins, "align": "edge", "edgecolor": "#000000", "linewidth": 0.5}
@@ -494,12 +494,13 @@ def draw_reliability_diagram(temperature: float, bins: int) -> tuple[Figure, str
     )  # fmt: skip
     right.plot([0, 1], [0, 1], label="as sure as right", **plots.LIMIT)
     right.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    right.legend(fontsize=8, loc="upper left")
+    # Below the panel: with many bins there are bars everywhere in it.
+    right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
     many.bar(left, share, color=plots.SERIES[2]["color"], **bars)
     many.set(xlabel="confidence", ylabel="share of the predictions", xlim=(0, 1), ylim=(0, None))
     sure = (share * confidence).sum()
     return figure, (
         f"Reliability diagram with {bins} bins at temperature {temperature:.1f}, and the share of "
         f"the predictions in each bin. Mean confidence {sure:.2f}, accuracy {accuracy:.2f}, "
-        f"calibration error {error:.3f}, loss {loss:.2f} nats."
+        f"calibration error {error:.3f}, loss {loss:.4f} nats."
     )

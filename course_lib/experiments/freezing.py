@@ -256,7 +256,8 @@ def _anchored(encoder: nn.Module, given: Target, strength: float | None, seed: i
 
     size = min(BATCH, len(given.images))
     steps = steps_for(len(given.images))
-    finish(training(model, given.images, steps, loss_of, adam, size, seed), steps, "anchor")
+    for _ in training(model, given.images, steps, loss_of, adam, size, seed):
+        pass  # `anchor_sweep` has the progress bar
     return model
 
 
