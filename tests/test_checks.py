@@ -305,6 +305,21 @@ def test_an_observation_is_plain_data():
     assert seen.output[1] == Foreign("type")
 
 
+@pytest.mark.parametrize("kind, value", [(str, "x"), (int, 3), (float, 0.5)])
+def test_a_number_or_a_text_that_equals_everything_is_reduced_to_its_value(kind, value):
+    class Agreeable(kind):
+        def __eq__(self, other):
+            return True
+
+        def __abs__(self):
+            raise SystemExit
+
+        __hash__ = kind.__hash__
+
+    seen = observe(lambda: Agreeable(value))
+    assert type(seen.output) is kind and seen.output == value != kind(7)
+
+
 def test_an_answer_gets_copies_and_each_run_gets_fresh_ones():
     given = torch.zeros(3)
 

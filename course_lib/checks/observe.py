@@ -65,11 +65,18 @@ def _plain_leaf(value):
         return torch.from_numpy(value.copy())
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, int) and abs(value) > sys.float_info.max:
-        return math.copysign(math.inf, 1 if value > 0 else -1)  # nobody can compute with it
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or type(value) is bool:
         return value
-    return Foreign(type(value).__name__)
+    # An object of a subclass might say that it equals anything, so only its value is kept.
+    for kind, value_of in ((int, int.__int__), (float, float.__float__), (str, str.__str__)):
+        if issubclass(type(value), kind):
+            value = value_of(value)
+            break
+    else:
+        return Foreign(type(value).__name__)
+    if type(value) is int and abs(value) > sys.float_info.max:
+        return math.copysign(math.inf, 1 if value > 0 else -1)  # nobody can compute with it
+    return value
 
 
 def same(left, right, rtol: float = 0.0, atol: float = 0.0) -> bool:
