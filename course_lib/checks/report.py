@@ -116,7 +116,7 @@ def message(verdict: Verdict, seed: int | None = None) -> str:
         return "\n".join(
             [
                 _wrap(f"{name}: not counted. It calls the course's own implementation."),
-                _labelled("What to do", "Write the steps yourself; torch and Python are enough."),
+                _labelled("What to do", "Write the steps yourself, without course_lib."),
                 f"  {score}.",
             ]
         )
