@@ -1501,7 +1501,11 @@ def _stopping_cases(seed: int) -> list[Case]:
 
 def _hidden_stopping_cases(seed: int) -> list[Case]:
     generator = torch.Generator().manual_seed(seed + 1)
-    cases = [_stopping_case(TIED, [3.0, 2.0, 2.5], 1, False)]
+    cases = [
+        _stopping_case(TIED, [3.0, 2.0, 2.5], 1, False),
+        _stopping_case(SECOND, [0.1, 0.0, 0.2, 0.3], 2, False),  # 0 is a value, not a lack of one
+        _stopping_case(NEGATIVE, [-0.2, 0.0, -0.1, -0.3], 2, True),
+    ]
     for higher in (False, True):
         patience, values = _whole(generator, 4, 6), []
         stopping = diagnostics.EarlyStopping(patience, higher)

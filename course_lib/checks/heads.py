@@ -482,6 +482,16 @@ def _crosses_the_gap(given: Arguments) -> bool:
     return divmod(int(both.argmax()), tokens) != _best(given)
 
 
+def _is_long(given: Arguments) -> bool:
+    """Whether the best span has more than one token."""
+    start, end = _best(given)
+    return start < end
+
+
+def _lies_behind_the_gap(given: Arguments) -> bool:
+    return _best(given)[0] > int(given["context_mask"].long().argmin())
+
+
 def _uses_the_length(given: Arguments) -> bool:
     """Whether the best span is as long as allowed, and longer ones would be better."""
     (start, end), most = _best(given), given["max_length"]
@@ -592,7 +602,7 @@ def _span_cases(seed: int) -> list[Case]:
     beginning = _context(tokens, 0, 3)  # no question in front
     gap = torch.ones(tokens, dtype=torch.bool)
     gap[tokens // 2] = False
-    outside = _sampled(lambda: _arguments(g, tokens + 2, mask), _needs_the_mask)
+    outside = _sampled(lambda: _arguments(g, tokens + 2, mask), _needs_the_mask, _is_long)
     in_front = _sampled(lambda: _arguments(g, tokens, beginning), _starts_late)
     behind = _sampled(lambda: _arguments(g, tokens + 2, mask))
     return [
@@ -632,12 +642,19 @@ def _hidden_span_cases(seed: int) -> list[Case]:
     gap[[tokens // 3, tokens // 2]] = False
     double = _sampled(lambda: _arguments(g, tokens, mask), _needs_the_mask)
     double |= {name: double[name].double() for name in ("start_logits", "end_logits")}
+    integers = _sampled(lambda: _arguments(g, tokens, mask), _needs_the_mask, _is_long)
+    integers |= {"context_mask": integers["context_mask"].long()}
     single = _context(tokens, tokens // 2, tokens - tokens // 2 - 1)
     return [
         _span_case(CROSSED, _sampled(lambda: _crossed(g, tokens + 2), _crosses)),
         _span_case(OUTSIDE, _sampled(lambda: _arguments(g, tokens, mask), _needs_the_mask)),
+        _span_case(INTEGERS, integers),
         _span_case(DOUBLE, double),
         _span_case(GAP, _sampled(lambda: _arguments(g, tokens, gap), _crosses_the_gap)),
+        _span_case(
+            GAP,
+            _sampled(lambda: _arguments(g, tokens, gap), _crosses_the_gap, _lies_behind_the_gap),
+        ),
         _span_case(SHORT, _sampled(lambda: _short(g, tokens, 4), _uses_the_length)),
         _span_case(SHORT, _sampled(lambda: _short(g, 9, 1), _uses_the_length)),
         _span_case(SINGLE, _raised(_arguments(g, 1))),
