@@ -84,6 +84,17 @@ def none_for_what_does_not_count(word_labels, word_ids):
     return [-1 if label == -100 else label for label in labels]
 
 
+def word_zero_was_there_before(word_labels, word_ids):
+    labels, previous = [], 0
+    for word in word_ids:
+        if word is None:
+            labels.append(-100)
+            continue
+        labels.append(-100 if word == previous else word_labels[word])
+        previous = word
+    return labels
+
+
 def first_word_is_false(word_labels, word_ids):
     labels = [-100] * len(word_ids)
     for place in range(len(word_ids)):
@@ -271,13 +282,14 @@ RIGHT = {
 }
 VARIANTS = {
     "align_labels": {
-        "labels_further_pieces": [every_piece_like_the_one_before, inside_labels],
+        "labels_further_pieces": [every_piece_like_the_one_before],
+        "numbers_further_pieces": [inside_labels],
         "labels_special_tokens": [specials_as_the_word_before],
         "another_number_than_ignored": [
             zero_for_what_does_not_count,
             none_for_what_does_not_count,
         ],
-        "takes_word_zero_for_none": [first_word_is_false],
+        "takes_word_zero_for_none": [first_word_is_false, word_zero_was_there_before],
         "labels_the_last_piece": [overwrites_from_the_left],
         "counts_the_words_itself": [takes_the_next_label, pops_labels],
     },

@@ -25,7 +25,7 @@ def _attempt(answer: Callable, arguments: Iterable):
         return answer(*arguments)
     except NotImplementedError:
         raise
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         return {"raised": "ValueError" if isinstance(error, ValueError) else type(error).__name__}
 
 
@@ -99,7 +99,6 @@ def _freeze_cases(seed):
         _freeze_case(BEFORE, generator, depth, bottom[:1], [top]),
         _freeze_case(EVALUATION, generator, depth, bottom),
         _freeze_case(TIED, generator, depth, bottom),
-        _freeze_case(TIED, generator, depth, bottom[1:]),
         _freeze_case(UNKNOWN, generator, depth, ["embeddings", "encoder.layers.0"]),
     ]
 
@@ -114,7 +113,6 @@ def _hidden_freeze_cases(seed):
         _freeze_case(BEFORE, generator, depth, ["encoder.layer.0"], ["encoder.layer.1.norm"]),
         _freeze_case(EVALUATION, generator, depth, ["encoder.layer.4"]),
         _freeze_case(TIED, generator, depth, ["embeddings"]),
-        _freeze_case(TIED, generator, depth, ["encoder.layer.2", "norm"]),
         _freeze_case(NO_LAYERS, generator, depth, []),
         _freeze_case(UNKNOWN, generator, depth, ["layer.0", "embeddings"]),
         _freeze_case(UNKNOWN, generator, depth, [f"encoder.layer.{depth}"]),
@@ -383,10 +381,9 @@ def _plain_ones(freezing: Freezing) -> bool:
 
 @_freezing_mistake(
     "nothing is frozen",
-    why="afterwards every parameter of the model still has requires_grad = True, so all of it "
-    "would learn.",
-    look_at="requires_grad of one parameter inside a named module, printed. Is it the model's own "
-    "parameter that you set, or is a name compared that never matches?",
+    why="the names in layers are of modules; those of parameters are longer, such as "
+    '"embeddings.words.weight".',
+    look_at="print one name of model.named_parameters() beside one of layers.",
     when=lambda done: _where(done, _plain_ones, lambda f: f.missing == f.named and not f.extra),
     fails="what is named",
 )
@@ -565,9 +562,9 @@ def thaws_the_others(model, layers):
 
 
 @_freezing_mistake(
-    "dropout or batch statistics of the frozen part stay in training mode",
-    why="requires_grad is for the optimiser. In training mode dropout still drops, and BatchNorm "
-    "still moves its running statistics, so the frozen part does not stay what it was.",
+    "dropout and batch statistics of the frozen part stay in training mode",
+    why="requires_grad is for the optimiser. Dropout still drops, and BatchNorm still moves its "
+    "running statistics, so the frozen part gives another output every time.",
     look_at="what, besides the weights, decides what a block with Dropout and BatchNorm computes?",
     when=lambda done: _where(
         done, _plain_ones, lambda f: any(name in f.seen["noisy"] for name in f.still_training)
@@ -661,7 +658,7 @@ def returns_what_was_frozen_before(model, layers):
     why="it is one tensor in two modules, so frozen in one place it is frozen in the other.",
     look_at="do you ask the parameter whether it is trainable, and after all freezing is done?",
     when=lambda done: (
-        _where(done, lambda f: f.kind == TIED and "embeddings" in f.layers, _hands_over)
+        _where(done, lambda f: f.kind == TIED, _hands_over)
         and not any(_hands_over(f) for f in done if f.kind != TIED)
     ),
     fails=LEFT,
@@ -674,28 +671,6 @@ def returns_a_tied_weight(model, layers):
     for layer in layers:
         model.get_submodule(layer).requires_grad_(False).eval()
     return left
-
-
-@_freezing_mistake(
-    "a tied weight is returned twice",
-    why="it is one tensor with two names. An optimiser warns of it, or refuses the list.",
-    look_at="over what do you loop to collect the parameters, and how often does it give a tensor "
-    "that two modules hold?",
-    when=lambda done: (
-        _where(
-            done,
-            lambda f: f.kind == TIED and "embeddings" not in f.layers,
-            lambda f: len(f.seen["returned"]) > len(set(f.seen["returned"])),
-        )
-        and not any(_hands_over(f) for f in done)
-    ),
-    fails=LEFT,
-)
-def returns_a_tied_weight_twice(model, layers):
-    for layer in layers:
-        model.get_submodule(layer).requires_grad_(False).eval()
-    named = model.named_parameters(remove_duplicate=False)
-    return [parameter for _, parameter in named if parameter.requires_grad]
 
 
 @_freezing_mistake(
@@ -962,24 +937,11 @@ def below_the_embeddings(epoch, num_layers):
     return list(range(num_layers + 1 - epoch, num_layers + 2))
 
 
-def _starts_over(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
-    """Whether a first number below 0 counts from the end, by an index or by a remainder.
-
-    Both do the same until they have gone through all layers again.
-    """
-    for case, seen in zip(cases, observations, strict=True):
-        epoch, depth = case.arguments.values()
-        wrong = list(range(depth + 2))[depth + 1 - epoch :]
-        if seen.error or (epoch <= 2 * depth + 3 and _as_layers(seen.output) != wrong):
-            return False
-    return True
-
-
-@layers_to_train.mistake(
-    "once everything is unfrozen it starts over, and most layers are frozen again",
+@_unfreezing_mistake(
+    "a negative index counts from the end, so after the last layer most are frozen again",
     why="training goes on after everything is unfrozen, and then all layers train.",
-    look_at="what becomes of your first number when epoch is larger than num_layers + 1?",
-    recognise=_starts_over,
+    look_at="where does your slice begin when epoch is larger than num_layers + 1?",
+    rule=lambda epoch, depth: list(range(depth + 2))[depth + 1 - epoch :],
 )
 def slice_from_the_end(epoch, num_layers):
     return list(range(num_layers + 2))[num_layers + 1 - epoch :]
@@ -1026,7 +988,7 @@ TOLERANCE = 0.06  # of an accuracy: other solvers, other held-out parts, one fit
 AWAKE, ASLEEP, DEAD = "encoder in training mode", "encoder in evaluation mode", "dead unit"
 SHARES, SCALES, OUTLIER, ONE_TEST = "other shares", "scales", "outlier", "one test example"
 WRONG_TEST, NOISY, MIDDLE, ONE_C = (
-    "wrong test labels", "noisy training labels", "one is best", "one choice",
+    "wrong test labels", "noisy training labels", "the middle is best", "one choice",
 )  # fmt: skip
 CHOICES = (WRONG_TEST, NOISY, MIDDLE, ONE_C)
 STANDARDISED = (SHARES, SCALES, OUTLIER, ONE_TEST)
@@ -1059,8 +1021,7 @@ def _relabelled(generator: torch.Generator, examples, share: float):
     So no two cases have the same accuracy, and a number that is made up fits none of them.
     """
     inputs, labels = examples
-    order = torch.randperm(len(labels), generator=generator)
-    changed = order < round(share * len(labels))
+    changed = torch.rand(len(labels), generator=generator) < share
     return inputs, torch.where(changed, (labels + 1) % (int(labels.max()) + 1), labels)
 
 
@@ -1085,28 +1046,26 @@ def _probe_cases(seed):
     train = _draw(generator, (8 * size, 5 * size, 3 * size))
     test = _draw(generator, (90, 60, 50))
     dead = torch.ones(UNITS)
-    dead[1:3] = 0  # the inputs know classes 1 and 2, the features do not
-    asleep = "the encoder in evaluation mode"
+    dead[UNITS - 1] = 0
     return [
-        _probe_case(AWAKE, train, _relabelled(generator, test, 0.2), (0.5, 2.0)),
-        _probe_case(ASLEEP, train, _relabelled(generator, test, 0.3), (1.0,), text=asleep),
-        _probe_case(DEAD, train, test, (1.0,), dead, "two features are always 0"),
+        _probe_case(AWAKE, train, test, (0.5, 2.0)),
+        _probe_case(ASLEEP, train, test, (1.0,), text="the encoder in evaluation mode"),
+        _probe_case(
+            DEAD, train, _relabelled(generator, test, 0.3), (1.0,), dead, "one feature is always 0"
+        ),
         *_standardised_cases(generator, train),
         *_choice_cases(generator, train, test),
     ]
 
 
 def _standardised_cases(generator, train):
-    small = torch.tensor([1e-3, 1e-3, 1e-3, 10.0, 100.0, 1.0])
-    large = torch.tensor([100.0, 100.0, 100.0, 0.01, 0.1, 1.0])
+    scale = torch.tensor([1e-3, 1e-3, 1e-3, 10.0, 100.0, 1.0])
     test = _relabelled(generator, _draw(generator, (70, 70, 60)), 0.2)
     outlier = test[0].index_put((torch.tensor(3),), torch.tensor(1e6))
     few = _relabelled(generator, _draw(generator, (0, 30, 170)), 0.4)
-    different = "features of very different size"
     return [
         _probe_case(SHARES, train, few, (1.0,), text="other shares of the classes in the test set"),
-        _probe_case(SCALES, train, test, (1.0,), small, different),
-        _probe_case(SCALES, train, test, (1.0,), large, different),
+        _probe_case(SCALES, train, test, (1.0,), scale, "features of very different size"),
         _probe_case(OUTLIER, train, (outlier, test[1]), (1.0,), text="an outlier in the test set"),
     ]
 
@@ -1119,10 +1078,8 @@ def _choice_cases(generator, train, test):
     half = "half of the test labels are wrong"
     return [
         _probe_case(MIDDLE, train, test, (BAD, GOOD, BAD / 10)),
-        _probe_case(MIDDLE, train, test, (GOOD, BAD)),
-        _probe_case(WRONG_TEST, train, wrong, (BAD, GOOD), text=half),
+        _probe_case(WRONG_TEST, train, wrong, (GOOD, BAD), text=half),
         _probe_case(ONE_C, train, test, (BAD,)),
-        _probe_case(ONE_C, train, test, (1 / BAD,)),
         _probe_case(NOISY, noisy, clean, (GOOD, 1e-3), text=noise),
     ]
 
@@ -1163,8 +1120,7 @@ def _observe_probe(answer, case, forbidden=frozenset()) -> Observation:
     """Record the accuracy, and what happened to the encoder.
 
     The output has `result`, `awake` (for every call of the encoder, whether dropout or batch
-    statistics were on), `changed` (weights and statistics), `frozen` (parameters that no longer
-    require a gradient), and `training` (the mode of each module in the end).
+    statistics were on), `changed` (weights and statistics), and `training` (the mode in the end).
     """
     calls: list[bool] = []
     encoder = _Features(case.arguments["scale"], lambda awake: calls.append(awake))
@@ -1172,16 +1128,13 @@ def _observe_probe(answer, case, forbidden=frozenset()) -> Observation:
 
     def steps(arguments):
         before = {name: value.clone() for name, value in encoder.state_dict().items()}
-        learns = {name for name, p in encoder.named_parameters() if p.requires_grad}
         given = [value for name, value in arguments.items() if name != "scale"]
         result = answer(encoder, *given)
         after = encoder.state_dict()
-        learn = {name for name, p in encoder.named_parameters() if p.requires_grad}
         return {
             "result": result,
             "awake": calls,
             "changed": [name for name, value in before.items() if not value.equal(after[name])],
-            "frozen": sorted(learns - learn),
             "training": [module.training for module in encoder.modules()],
         }
 
@@ -1246,14 +1199,10 @@ def _test_encoder(case: Case, observed: Observation, expected: Observation) -> F
     changed = observed.output["changed"]
     if changed:
         return Failure("the encoder as it was", f"changed: {', '.join(changed)}")
-    if observed.output["frozen"]:
-        got = f"frozen: {', '.join(observed.output['frozen'])}"
-        return Failure("the encoder's parameters trainable, as they came", got)
-    training, wanted = observed.output["training"], expected.output["training"][0]
-    if training != expected.output["training"]:
+    if observed.output["training"] != expected.output["training"]:
         modes = {True: "training mode", False: "evaluation mode"}
-        got = modes[not wanted] if len(set(training)) == 1 else f"parts in {modes[not wanted]}"
-        return Failure(f"the encoder in {modes[wanted]}, as it came", got)
+        wanted = expected.output["training"][0]
+        return Failure(f"the encoder in {modes[wanted]}, as it came", modes[not wanted])
     return None
 
 
@@ -1451,7 +1400,7 @@ def left_in_evaluation_mode(encoder, train_inputs, train_labels, test_inputs, te
     look_at="do you remember the mode in which the encoder came?",
     fails="encoder left alone",
     kind=ASLEEP,
-    when=lambda output: all(output["training"]) and not output["changed"],
+    when=lambda output: any(output["training"]) and not output["changed"],
 )
 def always_put_into_training_mode(
     encoder, train_inputs, train_labels, test_inputs, test_labels, Cs
@@ -1474,91 +1423,6 @@ def always_put_into_training_mode(
     return probe.score(test, test_labels)
 
 
-@_probe_log_mistake(
-    "only the encoder's own flag is put back, and the modules inside keep their mode",
-    why="dropout and batch normalisation go by flags of their own, so the encoder that looks awake "
-    "is asleep inside.",
-    look_at="which modules does encoder.eval() change, and which does your last step change back?",
-    fails="encoder left alone",
-    kind=AWAKE,
-    when=lambda output: output["training"][0] and not all(output["training"]),
-)
-def puts_back_one_flag(encoder, train_inputs, train_labels, test_inputs, test_labels, Cs):
-    from sklearn.linear_model import LogisticRegression
-
-    training = encoder.training
-    encoder.eval()
-    with torch.no_grad():
-        train, test = encoder(train_inputs), encoder(test_inputs)
-    encoder.training = training
-    mean, deviation = train.mean(dim=0), train.std(dim=0).clamp(min=1e-8)
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    part = len(train) // 4
-    scores = []
-    for C in Cs:
-        probe = LogisticRegression(C=C, max_iter=1000).fit(train[part:], train_labels[part:])
-        scores.append(probe.score(train[:part], train_labels[:part]))
-    best = Cs[scores.index(max(scores))]
-    probe = LogisticRegression(C=best, max_iter=1000).fit(train, train_labels)
-    return probe.score(test, test_labels)
-
-
-@_probe_log_mistake(
-    "the encoder is left frozen",
-    why="whoever goes on training it would train nothing, and not know why.",
-    look_at="requires_grad of the encoder's parameters, before and after.",
-    fails="encoder left alone",
-    kind=AWAKE,
-    when=lambda output: bool(output["frozen"]),
-)
-def leaves_the_encoder_frozen(encoder, train_inputs, train_labels, test_inputs, test_labels, Cs):
-    from sklearn.linear_model import LogisticRegression
-
-    training = encoder.training
-    encoder.eval()
-    encoder.requires_grad_(False)
-    with torch.no_grad():
-        train, test = encoder(train_inputs), encoder(test_inputs)
-    encoder.train(training)
-    mean, deviation = train.mean(dim=0), train.std(dim=0).clamp(min=1e-8)
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    part = len(train) // 4
-    scores = []
-    for C in Cs:
-        probe = LogisticRegression(C=C, max_iter=1000).fit(train[part:], train_labels[part:])
-        scores.append(probe.score(train[:part], train_labels[:part]))
-    best = Cs[scores.index(max(scores))]
-    probe = LogisticRegression(C=best, max_iter=1000).fit(train, train_labels)
-    return probe.score(test, test_labels)
-
-
-@_probe_mistake(
-    "the accuracy is that of training examples, not of the test set",
-    why="the probe was fitted on these labels, or chosen by them; a new example will do worse.",
-    look_at="which examples and labels does the number that you return come from?",
-    fails="accuracy",
-    kinds=(AWAKE, NOISY),
-)
-def scores_the_training_set(encoder, train_inputs, train_labels, test_inputs, test_labels, Cs):
-    from sklearn.linear_model import LogisticRegression
-
-    training = encoder.training
-    encoder.eval()
-    with torch.no_grad():
-        train, test = encoder(train_inputs), encoder(test_inputs)
-    encoder.train(training)
-    mean, deviation = train.mean(dim=0), train.std(dim=0).clamp(min=1e-8)
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    part = len(train) // 4
-    scores = []
-    for C in Cs:
-        probe = LogisticRegression(C=C, max_iter=1000).fit(train[part:], train_labels[part:])
-        scores.append(probe.score(train[:part], train_labels[:part]))
-    best = Cs[scores.index(max(scores))]
-    probe = LogisticRegression(C=best, max_iter=1000).fit(train, train_labels)
-    return probe.score(train, train_labels)
-
-
 @_probe_mistake(
     "a feature that never varies makes everything NaN",
     why="its standard deviation is 0, and 0 divided by 0 is not a number. Dead units are common "
@@ -1576,35 +1440,6 @@ def divides_by_a_deviation_of_0(encoder, train_inputs, train_labels, test_inputs
         train, test = encoder(train_inputs), encoder(test_inputs)
     encoder.train(training)
     mean, deviation = train.mean(dim=0), train.std(dim=0)
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    part = len(train) // 4
-    scores = []
-    for C in Cs:
-        probe = LogisticRegression(C=C, max_iter=1000).fit(train[part:], train_labels[part:])
-        scores.append(probe.score(train[:part], train_labels[:part]))
-    best = Cs[scores.index(max(scores))]
-    probe = LogisticRegression(C=best, max_iter=1000).fit(train, train_labels)
-    return probe.score(test, test_labels)
-
-
-@_probe_mistake(
-    "the probe is fitted on the inputs, though the encoder is called",
-    why="then it says what the inputs know. Here the encoder wipes two of them out, and no probe "
-    "can bring them back.",
-    look_at="what do you do with what encoder(...) returns, for both sets?",
-    fails="dead unit",
-    kinds=(DEAD,),
-)
-def fits_the_inputs(encoder, train_inputs, train_labels, test_inputs, test_labels, Cs):
-    from sklearn.linear_model import LogisticRegression
-
-    training = encoder.training
-    encoder.eval()
-    with torch.no_grad():
-        encoder(train_inputs), encoder(test_inputs)
-    encoder.train(training)
-    train, test = train_inputs, test_inputs
-    mean, deviation = train.mean(dim=0), train.std(dim=0).clamp(min=1e-8)
     train, test = (train - mean) / deviation, (test - mean) / deviation
     part = len(train) // 4
     scores = []
@@ -1701,33 +1536,6 @@ def does_not_standardise(encoder, train_inputs, train_labels, test_inputs, test_
 
 
 @_probe_mistake(
-    "the features are divided by the variance, not by the standard deviation",
-    why="a feature that is large becomes small then, and the penalty weighs on it the more.",
-    look_at="the standard deviation of a feature of the training set, after your scaling.",
-    fails="standardisation",
-    kinds=(SCALES,),
-)
-def divides_by_the_variance(encoder, train_inputs, train_labels, test_inputs, test_labels, Cs):
-    from sklearn.linear_model import LogisticRegression
-
-    training = encoder.training
-    encoder.eval()
-    with torch.no_grad():
-        train, test = encoder(train_inputs), encoder(test_inputs)
-    encoder.train(training)
-    mean, variance = train.mean(dim=0), train.var(dim=0).clamp(min=1e-8)
-    train, test = (train - mean) / variance, (test - mean) / variance
-    part = len(train) // 4
-    scores = []
-    for C in Cs:
-        probe = LogisticRegression(C=C, max_iter=1000).fit(train[part:], train_labels[part:])
-        scores.append(probe.score(train[:part], train_labels[:part]))
-    best = Cs[scores.index(max(scores))]
-    probe = LogisticRegression(C=best, max_iter=1000).fit(train, train_labels)
-    return probe.score(test, test_labels)
-
-
-@_probe_mistake(
     "C is chosen on the test set",
     why="the test accuracy is then the best of several tries, and promises more than a new example "
     "will get.",
@@ -1750,9 +1558,9 @@ def tunes_on_the_test_set(encoder, train_inputs, train_labels, test_inputs, test
 
 
 @_probe_mistake(
-    "the largest C wins, as if chosen on the examples of the fit",
+    "C is chosen on the examples that the probe was fitted on",
     why="there the weakest penalty looks best: it also learns the labels that are wrong.",
-    look_at="which examples decide about C? Are there enough of them, and none of the fit?",
+    look_at="are the examples that decide about C among those of the fit?",
     fails="choice of C",
     kinds=CHOICES,
 )
@@ -1772,39 +1580,11 @@ def tunes_on_the_training_set(encoder, train_inputs, train_labels, test_inputs, 
 
 
 @_probe_mistake(
-    "C is turned into 1 / C",
-    why="LogisticRegression takes C itself, where a small C is a strong penalty; only the "
-    "library's probe, which you do not need, takes 1 / C.",
-    look_at="what does LogisticRegression get when Cs is [0.0001]?",
-    fails="choice of C",
-    kinds=(ONE_C,),
-)
-def inverts_the_choices(encoder, train_inputs, train_labels, test_inputs, test_labels, Cs):
-    from sklearn.linear_model import LogisticRegression
-
-    training = encoder.training
-    encoder.eval()
-    with torch.no_grad():
-        train, test = encoder(train_inputs), encoder(test_inputs)
-    encoder.train(training)
-    mean, deviation = train.mean(dim=0), train.std(dim=0).clamp(min=1e-8)
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    part = len(train) // 4
-    scores = []
-    for C in Cs:
-        probe = LogisticRegression(C=1 / C, max_iter=1000).fit(train[part:], train_labels[part:])
-        scores.append(probe.score(train[:part], train_labels[:part]))
-    best = Cs[scores.index(max(scores))]
-    probe = LogisticRegression(C=1 / best, max_iter=1000).fit(train, train_labels)
-    return probe.score(test, test_labels)
-
-
-@_probe_mistake(
-    "Cs do not decide the penalty",
+    "it does not use Cs",
     why="how strong the penalty must be depends on the encoder and on the number of labels.",
-    look_at="which C has the classifier that gives your result, and is it one of Cs?",
+    look_at="where in your code does Cs appear?",
     fails="choice of C",
-    kinds=(ONE_C,),
+    kinds=CHOICES,
 )
 def ignores_the_choices(encoder, train_inputs, train_labels, test_inputs, test_labels, Cs):
     from sklearn.linear_model import LogisticRegression
@@ -1821,10 +1601,9 @@ def ignores_the_choices(encoder, train_inputs, train_labels, test_inputs, test_l
 
 
 @_probe_mistake(
-    "the first of Cs wins everywhere",
+    "it takes the first of Cs",
     why="they are in no order; which is best has to be found out.",
-    look_at="what does your code do with the second of Cs? Do the examples that decide have their "
-    "own labels?",
+    look_at="what does your code do with the second of Cs?",
     fails="choice of C",
     kinds=CHOICES,
 )
@@ -1843,7 +1622,7 @@ def takes_the_first(encoder, train_inputs, train_labels, test_inputs, test_label
 
 
 @_probe_mistake(
-    "the last of Cs wins everywhere",
+    "it takes the last of Cs",
     why="they are in no order; which is best has to be found out.",
     look_at="which probe is left when your loop over Cs is over?",
     fails="choice of C",
@@ -1864,33 +1643,9 @@ def takes_the_last(encoder, train_inputs, train_labels, test_inputs, test_labels
     return probe.score(test, test_labels)
 
 
-@_probe_mistake(
-    "the smallest C wins everywhere",
-    why="it is the strongest penalty, and often too strong; which is best has to be found out.",
-    look_at="what decides between two values of C? Do the examples that decide have their own "
-    "labels?",
-    fails="choice of C",
-    kinds=CHOICES,
-)
-def takes_the_smallest(encoder, train_inputs, train_labels, test_inputs, test_labels, Cs):
-    from sklearn.linear_model import LogisticRegression
-
-    training = encoder.training
-    encoder.eval()
-    with torch.no_grad():
-        train, test = encoder(train_inputs), encoder(test_inputs)
-    encoder.train(training)
-    mean, deviation = train.mean(dim=0), train.std(dim=0).clamp(min=1e-8)
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    probe = LogisticRegression(C=min(Cs), max_iter=1000).fit(train, train_labels)
-    return probe.score(test, test_labels)
-
-
 # recommend_strategy
 
-CELL, EXTREME, BOUNDARY = "cell", "extreme", "boundary"
-OTHER_WORD, SPELLING = "other word", "other spelling"
-NO_CELL = (OTHER_WORD, SPELLING)
+CELL, BOUNDARY, OTHER_WORD = "cell", "boundary", "other word"
 
 
 def _strategy_cases(seed):
@@ -1900,15 +1655,14 @@ def _strategy_cases(seed):
         *(
             Case(CELL, {"similarity": similarity, "labels_per_class": count})
             for similarity in ("high", "low")
-            for count in (few, many, 0, 10**7)
+            for count in (few, many)
         ),
         *(
             Case(BOUNDARY, {"similarity": similarity, "labels_per_class": count})
             for similarity in ("high", "low")
-            for count in (999, 999.5, 1000, 1001)
+            for count in (999, 1000, 1001)
         ),
         Case(OTHER_WORD, {"similarity": "medium", "labels_per_class": few}),
-        Case(SPELLING, {"similarity": "High", "labels_per_class": few}),
     ]
 
 
@@ -1920,13 +1674,11 @@ def _hidden_strategy_cases(seed):
             Case(kind, {"similarity": similarity, "labels_per_class": count})
             for similarity in ("high", "low")
             for kind, count in (
-                (CELL, few), (CELL, many), (EXTREME, 0.5), (EXTREME, 10**12), (BOUNDARY, 999.9),
+                (CELL, few), (CELL, many), ("extremes", 0), ("extremes", 10**7), (BOUNDARY, 999.5),
             )
         ),
         Case(OTHER_WORD, {"similarity": "", "labels_per_class": many}),
         Case(OTHER_WORD, {"similarity": "higher", "labels_per_class": many}),
-        Case(SPELLING, {"similarity": " low", "labels_per_class": many}),
-        Case(SPELLING, {"similarity": "LOW", "labels_per_class": few}),
     ]  # fmt: skip
 
 
@@ -1935,7 +1687,7 @@ def _observe_strategy(answer, case, forbidden=frozenset()) -> Observation:
 
     def steps(arguments):
         given = arguments.values()
-        back = _attempt(answer, given) if case.kind in NO_CELL else answer(*given)
+        back = _attempt(answer, given) if case.kind == OTHER_WORD else answer(*given)
         return _canonical(back) if isinstance(back, str) else back
 
     return observe_steps(steps, answer, case, forbidden)
@@ -1980,9 +1732,9 @@ recommend_strategy = Exercise(
     hidden_cases=_hidden_strategy_cases,
     properties=(
         Property("one of the four", 0.5, _test_one_of_four, kinds=(CELL,)),
-        Property("the matrix", 1, _test_strategy, kinds=(CELL, EXTREME)),
+        Property("the matrix", 1, _test_strategy, kinds=(CELL, "extremes")),
         Property("the boundary", 1, _test_strategy, kinds=(BOUNDARY,)),
-        Property("other words", 0.5, _test_other_word, kinds=NO_CELL),
+        Property("other words", 0.5, _test_other_word, kinds=(OTHER_WORD,)),
     ),
     observe=_observe_strategy,
 )
@@ -1992,7 +1744,7 @@ def _strategy_mistake(sentence: str, why: str, look_at: str, when: Callable, fai
     """A mistake that shows in all answers: when((similarity, labels) -> strategy) -> bool."""
 
     def recognise(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
-        pairs = [p for p in zip(cases, observations, strict=True) if p[0].kind not in NO_CELL]
+        pairs = [p for p in zip(cases, observations, strict=True) if p[0].kind != OTHER_WORD]
         if any(seen.error for _, seen in pairs):
             return False
         return when({tuple(case.arguments.values()): seen.output for case, seen in pairs})
@@ -2011,7 +1763,7 @@ def _follows(rule: Callable, but: Sequence[float] = ()) -> Callable:
     )
 
 
-EDGE = (999, 999.5, 999.9, 1000, 1001)
+EDGE = (999, 999.5, 1000, 1001)
 
 
 @_strategy_mistake(
@@ -2155,68 +1907,18 @@ def nine_hundred_ninety_nine_are_many(similarity, labels_per_class):
     return "tune everything with discriminative learning rates"
 
 
-@_strategy_mistake(
-    "a mean of 999.5 labels in a class counts as many",
-    why="fewer than 1 000 are few, whole or not.",
-    look_at="what does your comparison say of 999.5?",
-    when=_follows(lambda similarity, count: _cell(similarity, 10**6 if count > 999 else count)),
-    fails="the boundary",
-)
-def a_little_less_is_many(similarity, labels_per_class):
-    if similarity not in ("high", "low"):
-        raise ValueError(similarity)
-    few = labels_per_class <= 999
-    if similarity == "high":
-        return "freeze the bottom, tune the top" if few else "tune everything"
-    if few:
-        return "freeze the middle, tune bottom and top, or LoRA"
-    return "tune everything with discriminative learning rates"
-
-
-def _answers(kind: str, cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
-    """Whether all cases of a kind got some text."""
-    return all(
-        isinstance(seen.output, str)
-        for case, seen in zip(cases, observations, strict=True)
-        if case.kind == kind
-    )
-
-
 @recommend_strategy.mistake(
     "any other word is taken for high or for low",
-    why='"medium" gets an answer that nobody has asked for.',
+    why='"medium", or "High" with a capital, gets an answer that nobody has asked for.',
     look_at='what comes out for similarity = "medium"?',
-    recognise=lambda *examined: _answers(OTHER_WORD, *examined),
-    fails="other words",
-)
-def takes_any_other_word(similarity, labels_per_class):
-    few = labels_per_class < 1000
-    if similarity == "high":
-        return "freeze the bottom, tune the top" if few else "tune everything"
-    if few:
-        return "freeze the middle, tune bottom and top, or LoRA"
-    return "tune everything with discriminative learning rates"
-
-
-@recommend_strategy.mistake(
-    '"High" passes for "high", or " low" for "low"',
-    why="the exercise allows two words and no others; one who is lenient here hides a slip made "
-    "elsewhere.",
-    look_at="what do you do with similarity before you look it up?",
-    recognise=lambda cases, observations: (
-        any(
-            isinstance(seen.output, str)
-            for case, seen in zip(cases, observations, strict=True)
-            if case.kind == SPELLING
-        )
-        and not _answers(OTHER_WORD, cases, observations)
+    recognise=lambda cases, observations: all(
+        isinstance(seen.output, str)
+        for case, seen in zip(cases, observations, strict=True)
+        if case.kind == OTHER_WORD
     ),
     fails="other words",
 )
-def forgives_capitals_and_spaces(similarity, labels_per_class):
-    similarity = similarity.lower().strip()
-    if similarity not in ("high", "low"):
-        raise ValueError(similarity)
+def takes_any_other_word(similarity, labels_per_class):
     few = labels_per_class < 1000
     if similarity == "high":
         return "freeze the bottom, tune the top" if few else "tune everything"

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import torch
@@ -85,6 +85,7 @@ def _align_cases(seed: int) -> list[Case]:
         _align_case(WINDOW, labels, later),
         _align_case(LOST, labels, [None, *_text(generator, lost), None]),
         _align_case(BARE, labels[:1], [0, 0, 0]),
+        _align_case(BARE, labels[:2], [0, 1, 1]),
     ]
 
 
@@ -190,15 +191,59 @@ def _off_in(*roles: str):
     return recognise
 
 
+def _found_at(
+    roles: Sequence[str], cases: Sequence[Case], observations: Sequence[Observation]
+) -> Iterator[tuple[int | None, int]]:
+    """Of each token in one of the roles: the label of its word, and the label it was given."""
+    for case, seen in zip(cases, observations, strict=True):
+        if case.kind in PLAIN:
+            labels, words = case.arguments.values()
+            rows = zip(_roles(case), words, _as_wholes(seen.output), strict=True)
+            for role, word, got in rows:
+                if role in roles:
+                    yield (None if word is None else labels[word]), got
+
+
+def _gives_further_pieces_their_word(
+    cases: Sequence[Case], observations: Sequence[Observation]
+) -> bool:
+    """Whether further pieces alone are wrong, and each has the label of its word."""
+    return _off_in("further piece")(cases, observations) and all(
+        label == got for label, got in _found_at(["further piece"], cases, observations)
+    )
+
+
+def _gives_another_number(cases: Sequence[Case], observations: Sequence[Observation]) -> bool:
+    """Whether all that should not count has one and the same number, and the rest is right."""
+    if not _off_in("further piece", "special")(cases, observations):
+        return False
+    return len({got for _, got in _found_at(ROLES[1:], cases, observations)}) == 1
+
+
 @align_labels.mistake(
     "every piece of a word has its label, not the first one alone",
     why="a word of five pieces would count five times in the loss and in the accuracy; Devlin "
     "et al. predict each word once, from its first piece.",
     look_at="how does your code know that a token goes on with the word before it?",
-    recognise=_off_in("further piece"),
+    recognise=_gives_further_pieces_their_word,
 )
 def labels_further_pieces(word_labels, word_ids):
     return [-100 if word is None else word_labels[word] for word in word_ids]
+
+
+@align_labels.mistake(
+    "further pieces have a number of their own, where they should not count",
+    why="cross_entropy leaves out -100 and nothing else, so a word of five pieces would count five "
+    "times.",
+    look_at="what does your list hold at the second piece of a word?",
+    recognise=_off_in("further piece"),
+)
+def numbers_further_pieces(word_labels, word_ids):
+    labels, previous = [], None
+    for word in word_ids:
+        labels.append(-100 if word is None else -1 if word == previous else word_labels[word])
+        previous = word
+    return labels
 
 
 @align_labels.mistake(
@@ -223,7 +268,7 @@ def labels_special_tokens(word_labels, word_ids):
     "what should not count has another number than -100",
     why="cross_entropy leaves out -100 and nothing else: 0 is a class, and -1 is an error.",
     look_at="the number that your code gives to tokens without a label.",
-    recognise=_off_in("further piece", "special"),
+    recognise=_gives_another_number,
 )
 def another_number_than_ignored(word_labels, word_ids):
     labels, previous = [], None
@@ -234,9 +279,11 @@ def another_number_than_ignored(word_labels, word_ids):
 
 
 @align_labels.mistake(
-    "word 0 is taken for no word at all",
-    why="0 is false in Python, just like None, so the first word of every text has no label.",
-    look_at="how do you ask whether a token belongs to a word? Try it with word 0.",
+    "the first word has no label, as if word 0 were no word or had been there before",
+    why="0 is false in Python, just like None, and a variable that starts at 0 looks as if a token "
+    "of word 0 had been read; so the first word of every text is lost.",
+    look_at="how do you ask whether a token belongs to a word, and what does your code believe "
+    "stood before the first one?",
 )
 def takes_word_zero_for_none(word_labels, word_ids):
     labels, previous = [], None
@@ -320,6 +367,20 @@ def compares_the_first_with_the_last(word_labels, word_ids):
         word_labels[word] if word is not None and word != word_ids[place - 1] else -100
         for place, word in enumerate(word_ids)
     ]
+
+
+@align_labels.mistake(
+    "a token of word 0 is believed to stand in front of the first token",
+    why="a text without special tokens begins with word 0, which then looks like a further piece.",
+    look_at="what does your code believe stood before the first token?",
+    fails="no special tokens",
+)
+def starts_in_word_zero(word_labels, word_ids):
+    labels, previous = [], 0
+    for word in word_ids:
+        labels.append(word_labels[word] if word is not None and word != previous else -100)
+        previous = word
+    return labels
 
 
 @align_labels.mistake(
