@@ -459,7 +459,6 @@ VARIANTS = {
         "ignores_the_choices": [probing(choose=lambda train, labels, Cs, *test: 2.0)],
         "takes_the_last": [probing(choose=lambda train, labels, Cs, *test: Cs[-1])],
         "takes_the_first": [probing(choose=lambda train, labels, Cs, *test: Cs[0])],
-        "in_per_cent": [probing(result=lambda *given: round(100 * given[0].score(*given[1:]), 1))],
         "error_rate": [probing(result=lambda *given: 1 - given[0].score(*given[1:]))],
     },
     "recommend_strategy": {
